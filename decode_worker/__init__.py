@@ -1,0 +1,1 @@
+"""The decode half: pulls KV blocks and streams tokens at low latency."""

@@ -1,0 +1,1 @@
+"""The OpenAI worker API: HTTP, validation, streaming, metrics."""

@@ -1,0 +1,48 @@
+"""The tensors of one step: what a scheduler stages and a model reads. Nothing else passes between them.
+
+T tokens in the step, S sequences, R rows whose logits are wanted, B decode rows (a bucket size), M blocks a
+sequence at most. A slot is `block_id * block_tokens + offset`. Block 0 is the null block: padding rows read and
+write it, no sequence owns it.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillBatch:
+    """Chunks of several prompts, packed without padding."""
+
+    token_ids: Tensor
+    """[T] int64"""
+    positions: Tensor
+    """[T] int64, position in the sequence"""
+    slots: Tensor
+    """[T] int64, where each token's KV is written"""
+    query_starts: list[int]
+    """[S + 1], first row of each sequence's chunk; the last entry is T"""
+    context_lens: list[int]
+    """[S], tokens of each sequence already in the cache before this chunk"""
+    block_tables: Tensor
+    """[S, M] int32, padded with 0"""
+    logit_rows: Tensor
+    """[R] int64, rows of `token_ids` whose next-token logits are wanted"""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeBatch:
+    """One token of each running sequence, padded with dead rows to a bucket size."""
+
+    token_ids: Tensor
+    """[B] int64, 0 in dead rows"""
+    positions: Tensor
+    """[B] int64, 0 in dead rows"""
+    slots: Tensor
+    """[B] int64, 0 (the null block) in dead rows"""
+    block_tables: Tensor
+    """[B, M] int32, 0 in dead rows and padding"""
+    context_lens: Tensor
+    """[B] int32, tokens in the cache including this one; 0 in dead rows"""
+    live: int
+    """The first `live` rows are sequences, the rest is padding."""

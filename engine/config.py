@@ -1,0 +1,95 @@
+"""Configuration of one worker process, from flags or a YAML file. Every default stands here, once."""
+
+import enum
+
+import msgspec
+
+
+class Role(enum.Enum):
+    """Which half of the serving a worker is scheduled for; either can serve a whole request."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
+class Transport(enum.Enum):
+    """How KV blocks travel."""
+
+    NIXL = "nixl"
+    UCXX = "ucxx"
+    SOCKET = "socket"
+
+
+class Verify(enum.Enum):
+    """What a pull checks besides the lease."""
+
+    OFF = "off"
+    CRC = "crc"
+
+
+class KvTransferConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The KV side of a worker."""
+
+    transport: Transport = Transport.NIXL
+    host: str = "127.0.0.1"
+    """Address the control channel listens on and advertises."""
+    port: int = 0
+    """0: a free port."""
+    lease_ttl_s: float = 30.0
+    lease_margin_s: float = 1.0
+    """Bytes count only if the transfer is done this long before the lease could end."""
+    pull_timeout_s: float = 20.0
+    """A pull that takes longer fails; its blocks stay quarantined until the transfer is terminal."""
+    verify: Verify = Verify.OFF
+
+
+class KvEventsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Publishing of KV events (vLLM's schema); off without an endpoint."""
+
+    endpoint: str | None = None
+    """ZMQ PUB endpoint, e.g. `tcp://*:5557`."""
+    replay_endpoint: str | None = None
+    """ZMQ ROUTER endpoint that answers replays."""
+    topic: str = ""
+    buffer_steps: int = 10_000
+
+
+class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One worker: an HTTP port, an engine process, a KV pool."""
+
+    model: str
+    """Folder of a checkpoint in Hugging Face format."""
+    role: Role
+    host: str = "127.0.0.1"
+    port: int = 0
+    """HTTP port; 0: a free port."""
+    name: str | None = None
+    """Shown in reports and metrics; `host:port` when absent."""
+    served_model_name: str | None = None
+    """Model id in the API; the folder's name when absent."""
+    device: str = "cpu"
+    """`cpu` or `cuda`."""
+    dtype: str | None = None
+    """`float32`, `bfloat16` or `float16`; absent: the checkpoint's on a GPU, float32 on a CPU."""
+    threads: int | None = None
+    """Compute threads of the engine; absent: torch's choice."""
+    kv_cache_bytes: int = 256 * 1024 * 1024
+    num_blocks: int | None = None
+    """Overrides `kv_cache_bytes`; includes the null block."""
+    block_tokens: int = 64
+    max_model_len: int | None = None
+    """Absent: `max_position_embeddings` of the model."""
+    max_num_seqs: int = 64
+    """Sequences in a decode step at most."""
+    max_batched_tokens: int = 2048
+    """Prompt tokens a step at most."""
+    max_waiting: int = 1024
+    """Requests waiting at most; more are refused as overloaded."""
+    bucket_sizes: list[int] | None = None
+    """Decode batch sizes; absent: 1, 2, 4, 8, 16, 24, 32, ... up to `max_num_seqs`."""
+    prefix_cache: bool = True
+    max_body_bytes: int = 16 * 1024 * 1024
+    drain_grace_s: float = 30.0
+    stats_interval_s: float = 1.0
+    kv_transfer: KvTransferConfig = KvTransferConfig()
+    kv_events: KvEventsConfig = KvEventsConfig()

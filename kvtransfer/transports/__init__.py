@@ -1,0 +1,1 @@
+"""NIXL, UCXX and plain sockets behind one small protocol."""
