@@ -1,8 +1,8 @@
 """The tensors of one step: what a scheduler stages and a model reads. Nothing else passes between them.
 
 T tokens in the step, S sequences, R rows whose logits are wanted, B decode rows (a bucket size), M blocks a
-sequence at most. A slot is `block_id * block_tokens + offset`. Block 0 is the null block: padding rows read and
-write it, no sequence owns it.
+sequence at most. A slot is `block_id * block_tokens + offset`. Block 0 is the null block: padding rows read
+and write it, no sequence owns it.
 """
 
 from dataclasses import dataclass
