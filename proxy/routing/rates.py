@@ -1,0 +1,158 @@
+"""How long prefill, transfer and decode steps take, fitted for each worker and link to the proxy's timings.
+
+    prefill  = base + per_token * uncached tokens + per_pair * (uncached token, token it attends to) pairs
+    transfer = base + per_byte * bytes                               for each (prefill, decode) link
+    step     = base + per_row * sequences in the batch + per_context_token * tokens of context in the batch
+
+The policy file gives the priors. A worker or link that is new starts from what its fleet has taught so far,
+and a fleet that is new from the priors. No clock, no I/O.
+"""
+
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from typing import Annotated, Generic, TypeVar
+
+import msgspec
+
+from .least_squares import DecayedFit
+
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Key = TypeVar("Key", bound=Hashable)
+
+
+class PrefillPrior(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What prefill is taken to cost before anything was seen."""
+
+    base_s: Seconds = 0.010
+    per_token_s: Seconds = 60e-6
+    per_pair_s: Seconds = 1e-9
+    """For each computed token and each token before it: attention makes long prompts dearer than linear."""
+
+
+class TransferPrior(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a link is taken to cost before anything was seen."""
+
+    base_s: Seconds = 0.002
+    per_byte_s: Seconds = 1e-10
+
+
+class DecodeStepPrior(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a decode step is taken to cost before anything was seen."""
+
+    base_s: Seconds = 0.020
+    per_row_s: Seconds = 100e-6
+    per_context_token_s: Seconds = 5e-9
+
+
+class RateConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Priors of the rates, and how fast they are replaced by what is seen."""
+
+    prefill: PrefillPrior = PrefillPrior()
+    transfer: TransferPrior = TransferPrior()
+    decode_step: DecodeStepPrior = DecodeStepPrior()
+    memory_observations: Annotated[float, msgspec.Meta(ge=2)] = 100.0
+    """Observations a fit rests on; older ones fade."""
+    prior_observations: Annotated[float, msgspec.Meta(gt=0)] = 4.0
+    """How many observations the prior is worth at first."""
+    most_links: Annotated[int, msgspec.Meta(ge=1)] = 10_000
+    """Links with a fit of their own; the ones seen least recently fall back to their fleet's."""
+
+
+class Rates:
+    """Expected seconds, for policies; and what the exchanges measured, to learn from."""
+
+    def __init__(self, config: RateConfig) -> None:
+        prefill, transfer, step = config.prefill, config.transfer, config.decode_step
+        self._prefill: _Fits[str] = _Fits(
+            config, (prefill.base_s, prefill.per_token_s, prefill.per_pair_s)
+        )
+        self._transfer: _Fits[tuple[str, str]] = _Fits(config, (transfer.base_s, transfer.per_byte_s))
+        self._step: _Fits[str] = _Fits(config, (step.base_s, step.per_row_s, step.per_context_token_s))
+
+    def prefill_s(self, worker: str, *, uncached_tokens: float, cached_tokens: float = 0.0) -> float:
+        """Return the expected time to prefill `uncached_tokens` that follow `cached_tokens`."""
+        pairs = attended_pairs(uncached_tokens, cached_tokens)
+        return self._prefill.fit(worker).predict((1.0, uncached_tokens, pairs))
+
+    def transfer_s(self, prefill: str, decode: str, *, kv_bytes: int) -> float:
+        """Return the expected time for `kv_bytes` to travel from `prefill` to `decode`."""
+        return self._transfer.fit((prefill, decode)).predict((1.0, kv_bytes))
+
+    def decode_step_s(self, worker: str, *, rows: float, context_tokens: float) -> float:
+        """Return the expected time of one decode step over `rows` sequences with `context_tokens` in all."""
+        return self._step.fit(worker).predict((1.0, rows, context_tokens))
+
+    def prefilled(
+        self, worker: str, *, uncached_tokens: float, cached_tokens: float = 0.0, seconds: float
+    ) -> None:
+        """Learn how long a prefill took, once the worker began it."""
+        pairs = attended_pairs(uncached_tokens, cached_tokens)
+        self._prefill.observe(worker, (1.0, uncached_tokens, pairs), seconds)
+
+    def transferred(self, prefill: str, decode: str, *, kv_bytes: int, seconds: float) -> None:
+        """Learn how long a transfer took."""
+        self._transfer.observe((prefill, decode), (1.0, kv_bytes), seconds)
+
+    def decoded(self, worker: str, *, rows: float, context_tokens: float, seconds: float) -> None:
+        """Learn how long a decode step took."""
+        self._step.observe(worker, (1.0, rows, context_tokens), seconds)
+
+    def prefill_fit(self, worker: str) -> DecayedFit:
+        """Return the worker's fit, for display: base, per token, per pair."""
+        return self._prefill.fit(worker)
+
+    def transfer_fit(self, prefill: str, decode: str) -> DecayedFit:
+        """Return the link's fit, for display: base, per byte."""
+        return self._transfer.fit((prefill, decode))
+
+    def decode_step_fit(self, worker: str) -> DecayedFit:
+        """Return the worker's fit, for display: base, per row, per context token."""
+        return self._step.fit(worker)
+
+    def forget(self, worker: str) -> None:
+        """Drop what was learned of a worker that was replaced or removed."""
+        self._prefill.forget({worker})
+        self._step.forget({worker})
+        self._transfer.forget({link for link in self._transfer.keys if worker in link})
+
+
+def attended_pairs(uncached_tokens: float, cached_tokens: float) -> float:
+    """Return how many (computed token, token it attends to) pairs a causal prefill has."""
+    return uncached_tokens * (cached_tokens + uncached_tokens / 2)
+
+
+class _Fits(Generic[Key]):
+    """One fit for the fleet, and one for each member that was seen lately."""
+
+    def __init__(self, config: RateConfig, prior: Sequence[float]) -> None:
+        self._config = config
+        self._fleet = self._start(prior)
+        self._members: OrderedDict[Key, DecayedFit] = OrderedDict()
+
+    @property
+    def keys(self) -> list[Key]:
+        return list(self._members)
+
+    def fit(self, key: Key) -> DecayedFit:
+        return self._members.get(key, self._fleet)
+
+    def observe(self, key: Key, features: Sequence[float], seconds: float) -> None:
+        member = self._members.get(key)
+        if member is None:
+            learned = zip(self._fleet.coefficients, self._fleet.prior, strict=True)
+            member = self._start([max(value, prior / 1000) for value, prior in learned])
+        member.observe(features, seconds)
+        self._fleet.observe(features, seconds)
+        self._members[key] = member
+        self._members.move_to_end(key)
+        if len(self._members) > self._config.most_links:
+            self._members.popitem(last=False)
+
+    def forget(self, keys: set[Key]) -> None:
+        for key in keys:
+            self._members.pop(key, None)
+
+    def _start(self, prior: Sequence[float]) -> DecayedFit:
+        return DecayedFit(
+            prior, memory=self._config.memory_observations, prior_weight=self._config.prior_observations
+        )
