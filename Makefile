@@ -1,0 +1,52 @@
+# `make help` lists the targets. Everything runs from .venv, which `make venv` makes once.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXTRAS := worker,ucx,test
+
+.DEFAULT_GOAL := help
+.PHONY: help venv serve test lint types pytest format bench-handover bench-kvtransfer constraints clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## (.*)/\1\t\2/' | expand -t 20
+
+venv: $(STAMP)  ## make .venv with the pinned dependencies; instant the second time
+
+$(STAMP): pyproject.toml constraints.txt tools/make_venv.sh
+	bash tools/make_venv.sh $(VENV) $(EXTRAS)
+	@touch $(STAMP)
+
+serve: venv  ## proxy + prefill + decode on the demo model; ARGS="--decode 2" adds flags of `baton up`
+	$(BIN)/baton up $(ARGS)
+
+test: lint types pytest  ## lint, types and the whole test suite
+
+lint: venv  ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: venv  ## mypy, strict, over the whole package
+	$(BIN)/mypy
+
+pytest: venv  ## the test suite alone; ARGS="tests/proxy -x" narrows it
+	$(BIN)/pytest $(ARGS)
+
+format: venv  ## rewrite the sources as ruff would have them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench-handover: venv  ## hand-over time, decode and prefill speed over real NIXL; exit status: target held
+	$(BIN)/python -P -m baton.bench.handover $(ARGS)
+
+bench-kvtransfer: venv  ## pull of KV blocks beside a bare NIXL READ loop of the same sizes
+	$(BIN)/python -P -m baton.bench.kvtransfer $(ARGS)
+
+constraints: venv  ## pin what .venv holds now into constraints.txt
+	@{ sed -n '/^#/p' constraints.txt; \
+	   $(BIN)/pip freeze --all --exclude-editable | grep -Ev '^(#|pip==)' | sed 's/+cpu$$//' | sort -f; } > constraints.new
+	@mv constraints.new constraints.txt
+
+clean:  ## remove .venv and every cache
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,91 @@
+"""What a killed worker costs: the streams that flowed from it, each with an error event, and nothing else."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from baton.bench.fleet import RunningFleet, running_fleet
+from baton.bench.leaks import find_leaks
+from baton.bench.load import LoadPlan, LoadResult, run_load
+from baton.bench.stream import Outcome
+from support.fleets import CHECKSUMS, SMALL_POOL, Milestones
+
+STREAMS = 12
+SHORT_LEASES = ("--set", "kv_transfer.lease_ttl_s=8")
+"""What a killed decode worker was granted is held to the lease's end."""
+
+
+@pytest.fixture(scope="module")
+def pairs(
+    checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningFleet]:
+    """Two prefill and two decode workers."""
+    log = tmp_path_factory.mktemp("pairs") / "log"
+    flags = ("--prefill", "2", "--decode", "2", "--model", str(checkpoint("deepseek_v3")))
+    with running_fleet(
+        log, *flags, "--served-model-name", "tiny", *CHECKSUMS, *SMALL_POOL, *SHORT_LEASES
+    ) as running:
+        yield running
+
+
+async def kill_under_load(fleet: RunningFleet, name: str) -> LoadResult:
+    """Kill a worker in the midst of a load that goes on until the worker serves again."""
+    plan = LoadPlan(
+        url=fleet.url,
+        model="tiny",
+        streams=STREAMS,
+        duration_s=60.0,
+        min_facts=1,
+        max_facts=8,
+        max_tokens=64,
+        extra={"ignore_eos": True},
+    )
+    milestones, stop = Milestones(), asyncio.Event()
+    readies = fleet.count("ready", name)
+    async with asyncio.TaskGroup() as tasks:
+        load = tasks.create_task(run_load(plan, stop=stop, on_answer=milestones.on_answer))
+        await milestones.more(2 * STREAMS)
+        os.kill(fleet.pid(name), signal.SIGKILL)
+        await asyncio.to_thread(fleet.wait_for, "ready", name, times=readies + 1)
+        await served_by(name, milestones)
+        stop.set()
+    return load.result()
+
+
+async def served_by(name: str, milestones: Milestones) -> None:
+    """Wait for an answer that `name` had a part in."""
+    while True:
+        reports = [answer.baton for answer in await milestones.more(1) if answer.baton is not None]
+        if any(name in (report.prefill_worker, report.decode_worker) for report in reports):
+            return
+
+
+async def test_a_killed_prefill_worker_costs_nothing(pairs: RunningFleet) -> None:
+    result = await kill_under_load(pairs, "prefill-0")
+
+    assert [(answer.outcome, answer.detail) for answer in result.failures(allowed=set())] == []
+    assert await find_leaks(pairs.url, pairs.workers, settle_s=20.0) == []
+
+
+async def test_a_killed_decode_worker_costs_its_own_streams_an_error_event(pairs: RunningFleet) -> None:
+    result = await kill_under_load(pairs, "decode-0")
+
+    not_allowed = result.failures(allowed={Outcome.ERROR_EVENT})
+    assert [(answer.outcome, answer.detail) for answer in not_allowed] == []
+    assert result.outcomes[Outcome.ERROR_EVENT] <= STREAMS
+    assert await find_leaks(pairs.url, pairs.workers, settle_s=40.0) == []
+
+
+def test_an_interrupt_drains_and_leaves_no_process_behind(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    with running_fleet(tmp_path / "log", "--model", str(checkpoint("qwen3_moe"))) as fleet:
+        children = [fleet.pid(name) for name in ("prefill-0", "decode-0", "proxy")]
+
+        assert fleet.stop() == 0
+
+    assert [pid for pid in children if Path(f"/proc/{pid}").exists()] == []
