@@ -1,0 +1,158 @@
+"""Puts an engine together: model, pool, transfer service, scheduler, runner. Called once, by `process`."""
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..kvtransfer.service import PoolRegion, TransferService
+from ..kvtransfer.transfer_service import ControlledTransferService, ServiceSettings
+from .block_pool import BlockListener, BlockPool
+from .config import KvTransferConfig, Role, Verify, WorkerConfig
+from .intake import Limits
+from .kv_cache import KvCache
+from .messages import EngineReady, Generate, SamplingParams
+from .models import Model, load_model
+from .runner import ModelRunner
+from .scheduler import Scheduler
+from .sequence import new_request
+from .sizing import engine_limits, pool_blocks
+from .staging import DecodeStaging, PrefillStaging
+from .step import Chunk, Step
+
+
+@dataclass(frozen=True, slots=True)
+class Half:
+    """What makes an engine a prefill or a decode worker's."""
+
+    scheduler: Scheduler
+    bucket_sizes: list[int]
+    """Empty: decode batches are not padded."""
+    bucket_of: Callable[[int], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """All parts, ready to loop."""
+
+    scheduler: Scheduler
+    runner: ModelRunner
+    service: TransferService
+    ready: EngineReady
+
+
+class OnProgress(Protocol):
+    """Hears how far loading is."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """`done` of `total` of this stage."""
+
+
+def load(config: WorkerConfig, on_progress: OnProgress) -> Model:
+    """Load the model onto its device with the configured threads and number format."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    return load_model(config.model, device=config.device, dtype=config.dtype, on_progress=on_progress)
+
+
+def make_pool(config: WorkerConfig, model: Model) -> Tensor:
+    """Allocate the KV pool. It stays where it is until the process ends: peers hold its address."""
+    blocks = pool_blocks(config, model.kv_layout(config.block_tokens))
+    return model.new_kv_pool(blocks, config.block_tokens)
+
+
+def make_service(config: WorkerConfig, model: Model, kv: Tensor) -> TransferService:
+    """Return the transfer service over the pool, not yet started."""
+    layout = model.kv_layout(config.block_tokens)
+    assert kv.is_contiguous()
+    assert kv.nbytes == kv.shape[0] * layout.block_bytes, "the pool is not made of whole blocks"
+    region = PoolRegion(
+        address=kv.data_ptr(),
+        block_bytes=layout.block_bytes,
+        num_blocks=kv.shape[0],
+        memory="VRAM" if kv.is_cuda else "DRAM",
+        device_id=kv.device.index or 0,
+    )
+    return ControlledTransferService(
+        settings=_service_settings(config.kv_transfer), layout=layout, region=region
+    )
+
+
+def assemble(
+    config: WorkerConfig, model: Model, kv: Tensor, service: TransferService, listener: BlockListener | None
+) -> Engine:
+    """Build scheduler and runner around a started service; compute one warm-up step."""
+    limits = engine_limits(config, model.config, kv.shape[0])
+    pool = BlockPool(kv.shape[0], listener)
+    cache = KvCache(pool, config.block_tokens, prefix_cache=config.prefix_cache)
+    half = _half(config, limits, cache, service)
+    runner = _runner(config, limits, model, kv, half)
+    _warm_up(runner)
+    gc.collect()
+    gc.freeze()  # what lives now lives on: later collections need not walk it
+    return Engine(half.scheduler, runner, service, _ready(config, limits, model, service, half))
+
+
+def _half(config: WorkerConfig, limits: Limits, cache: KvCache, service: TransferService) -> Half:
+    if config.role is Role.PREFILL:
+        from ..prefill_worker.assembly import prefill_half  # noqa: PLC0415  the entry chooses the half
+
+        return prefill_half(config, limits, cache, service)
+    from ..decode_worker.assembly import decode_half  # noqa: PLC0415
+
+    return decode_half(config, limits, cache)
+
+
+def _runner(config: WorkerConfig, limits: Limits, model: Model, kv: Tensor, half: Half) -> ModelRunner:
+    decode_staging = DecodeStaging(
+        max_rows=max([limits.max_num_seqs, *half.bucket_sizes]),
+        max_blocks=-(-limits.max_model_len // config.block_tokens),
+        block_tokens=config.block_tokens,
+        device=kv.device,
+        bucket_of=half.bucket_of,
+    )
+    prefill_staging = PrefillStaging(limits.max_batched_tokens, config.block_tokens, kv.device)
+    return ModelRunner(model, kv, prefill_staging, decode_staging)
+
+
+def _warm_up(runner: ModelRunner) -> None:
+    """Run a prompt chunk and a decode row through the null block, so that no request pays for first calls."""
+    sampling = SamplingParams(max_tokens=1, temperature=0.0)
+    generate = Generate(request_id="", external_id="", prompt_token_ids=[0, 0], sampling=sampling)
+    [sequence] = new_request(generate, 0, 0.0).sequences
+    sequence.blocks = [0, 0]
+    runner.run(Step(chunks=[Chunk(sequence, 1)]))
+    sequence.num_computed = 1
+    runner.run(Step(decode=[sequence]))
+
+
+def _ready(
+    config: WorkerConfig, limits: Limits, model: Model, service: TransferService, half: Half
+) -> EngineReady:
+    host, port = service.address
+    return EngineReady(
+        incarnation=service.incarnation,
+        kv_host=host,
+        kv_port=port,
+        max_model_len=limits.max_model_len,
+        num_blocks=half.scheduler.cache.pool.total + 1,
+        block_tokens=config.block_tokens,
+        block_bytes=model.kv_layout(config.block_tokens).block_bytes,
+        bucket_sizes=half.bucket_sizes,
+        vocab_size=limits.vocab_size,
+    )
+
+
+def _service_settings(config: KvTransferConfig) -> ServiceSettings:
+    return ServiceSettings(
+        transport=config.transport.value,
+        host=config.host,
+        port=config.port,
+        lease_ttl_s=config.lease_ttl_s,
+        lease_margin_s=config.lease_margin_s,
+        pull_timeout_s=config.pull_timeout_s,
+        verify=config.verify is Verify.CRC,
+    )

@@ -1,0 +1,211 @@
+"""The engine loop: hears, schedules, computes, tells. It never waits for the network and never spins.
+
+One turn:
+
+1. messages of the frontend and events of the transfer service go to the scheduler;
+2. the scheduler decides the next step;
+3. the runner computes it, the scheduler learns the result;
+4. after each of these, the scheduler's commands are executed in order;
+5. what the turn did to the prefix cache is published.
+
+A step that raises fails the requests in it. Several such steps in a row end the engine: then the fault lies
+not with the requests. A broken invariant of the scheduler is an exception too, and always ends the engine.
+"""
+
+import logging
+from collections.abc import Callable
+
+from ..kvtransfer.service import Offer, PeerConnected, PeerRefused, Pull, TransferEvent, TransferService
+from .inbox import Inbox
+from .messages import (
+    Abort,
+    AbortExternal,
+    CheckIntegrity,
+    ConnectPeer,
+    EngineStats,
+    FailureKind,
+    FrontendMessage,
+    Generate,
+    IntegrityReport,
+    PeerResult,
+    Shutdown,
+)
+from .runner import StepRunner
+from .scheduler import Scheduler
+from .stats import engine_stats
+from .step import CancelPull, Command, ReleaseLease, Send, Step
+
+FAILED_STEPS_BEFORE_FATAL = 3
+
+HOUSEKEEPING_S = 1.0
+"""The longest sleep: how late the death of the frontend can be noticed."""
+
+logger = logging.getLogger(__name__)
+
+
+class EngineFailedError(Exception):
+    """The engine cannot go on."""
+
+
+class EngineLoop:
+    """Runs until it is told to shut down.
+
+    `clock` gives seconds that only grow. `check_parent` raises once nobody is served any more. `publish`
+    sends the KV events of a turn.
+    """
+
+    def __init__(
+        self,
+        *,
+        scheduler: Scheduler,
+        runner: StepRunner,
+        service: TransferService,
+        inbox: Inbox,
+        clock: Callable[[], float],
+        stats_interval_s: float,
+        check_parent: Callable[[], None],
+        publish: Callable[[], None],
+    ) -> None:
+        self._scheduler = scheduler
+        self._runner = runner
+        self._service = service
+        self._inbox = inbox
+        self._clock = clock
+        self._stats_interval_s = stats_interval_s
+        self._check_parent = check_parent
+        self._publish = publish
+        self._sent_stats: EngineStats | None = None
+        self._stats_at = self._housekept_at = clock()
+        self._failed_steps = 0
+        self._has_worked = False
+        self._end_at: float | None = None
+
+    def run(self) -> None:
+        """Turn until shut down. Raises `EngineFailedError` when steps keep failing."""
+        while not self.is_over():
+            if not self.turn():
+                self.settle_down()
+                self._inbox.wait(self._sleep_s())
+        self._execute(self._scheduler.fail_all(FailureKind.UNAVAILABLE, "this worker has shut down"))
+
+    def turn(self) -> bool:
+        """Hear everything, compute one step; tell whether there was anything to compute."""
+        now = self._clock()
+        for message in self._inbox.messages():
+            self._execute(self._on_message(message, now))
+        for event in self._inbox.events():
+            self._execute(self._on_transfer_event(event, now))
+        step, commands = self._scheduler.schedule(now)
+        self._execute(commands)
+        if not step.is_empty:
+            self._has_worked = True
+            self._compute(step)
+        self._publish()
+        self._keep_house(now)
+        return not step.is_empty
+
+    def settle_down(self) -> None:
+        """After the last request: check the books and show them at rest."""
+        if self._has_worked and not self._scheduler.requests:
+            self._has_worked = False
+            for problem in self._scheduler.problems():
+                logger.error("self-check: %s", problem)
+            self._send_stats()
+
+    def is_over(self) -> bool:
+        """Tell whether a shutdown was asked for and nothing is left to wait for, or no time."""
+        if self._end_at is None:
+            return False
+        scheduler = self._scheduler
+        is_done = not (scheduler.requests or scheduler.leases or scheduler.pulls)
+        return is_done or self._clock() >= self._end_at
+
+    def _on_message(self, message: FrontendMessage, now: float) -> list[Command]:
+        match message:
+            case Generate():
+                return self._scheduler.on_generate(message, now)
+            case Abort():
+                return self._scheduler.on_abort(message.request_id, message.choice)
+            case AbortExternal():
+                return self._scheduler.on_abort_external(message.call_id, message.external_id)
+            case ConnectPeer():
+                self._service.connect(message.call_id, message.host, message.port)
+                return []
+            case CheckIntegrity():
+                return [Send(self._integrity(message.call_id))]
+            case Shutdown():
+                self._scheduler.is_draining = True
+                self._end_at = now + message.grace_s
+                return []
+
+    def _on_transfer_event(self, event: TransferEvent, now: float) -> list[Command]:
+        self._has_worked = True
+        match event:
+            case PeerConnected():
+                return [Send(PeerResult(call_id=event.call_id, incarnation=event.incarnation, error=None))]
+            case PeerRefused():
+                return [Send(PeerResult(call_id=event.call_id, incarnation=None, error=event.message))]
+            case _:
+                return self._scheduler.on_transfer_event(event, now)
+
+    def _compute(self, step: Step) -> None:
+        try:
+            draws = self._runner.run(step)
+        except Exception as error:
+            logger.exception("a step failed: %d chunks, %d decode rows", len(step.chunks), len(step.decode))
+            self._on_failed_step(step, error)
+            return
+        self._failed_steps = 0
+        self._execute(self._scheduler.on_step(step, draws, self._clock()))
+
+    def _on_failed_step(self, step: Step, error: Exception) -> None:
+        message = f"the engine failed while computing this request: {type(error).__name__}: {error}"
+        self._execute(self._scheduler.on_step_failed(step, message))
+        self._failed_steps += 1
+        if self._failed_steps == FAILED_STEPS_BEFORE_FATAL:
+            raise EngineFailedError(
+                f"{self._failed_steps} steps in a row failed, the last one: {error}"
+            ) from error
+
+    def _execute(self, commands: list[Command]) -> None:
+        for command in commands:
+            match command:
+                case Send():
+                    self._inbox.send(command.message)
+                case Offer():
+                    self._service.offer(command)
+                case Pull():
+                    self._service.pull(command)
+                case ReleaseLease():
+                    self._service.release(command.lease_id)
+                case CancelPull():
+                    self._service.cancel_pull(command.pull_id)
+
+    def _keep_house(self, now: float) -> None:
+        if now - self._housekept_at >= HOUSEKEEPING_S:
+            self._housekept_at = now
+            self._check_parent()
+        if now - self._stats_at >= self._stats_interval_s:
+            self._send_stats()
+
+    def _send_stats(self) -> None:
+        self._stats_at = self._clock()
+        stats = engine_stats(self._scheduler, self._service)
+        if stats != self._sent_stats:
+            self._sent_stats = stats
+            self._inbox.send(stats)
+
+    def _integrity(self, call_id: str) -> IntegrityReport:
+        scheduler = self._scheduler
+        return IntegrityReport(
+            call_id=call_id,
+            problems=scheduler.problems(),
+            blocks=scheduler.cache.pool.counts(),
+            leases=scheduler.leases,
+            pulls=scheduler.pulls,
+            requests=len(scheduler.requests),
+        )
+
+    def _sleep_s(self) -> float:
+        longest = min(HOUSEKEEPING_S, self._stats_interval_s)
+        return longest if self._end_at is None else max(0.0, min(longest, self._end_at - self._clock()))

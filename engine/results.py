@@ -1,0 +1,94 @@
+"""What a step's draws mean: tokens appended, trunks forked, choices ended. Pure; `scheduler` calls it."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
+
+from .messages import FailureKind, SequenceOutput, StepOutputs, TokenLogprob
+from .progress import finish_reason, first_token, token_output
+from .sequence import Request, Sequence, Stage
+from .step import Command, Send
+
+if TYPE_CHECKING:
+    from .scheduler import Scheduler
+
+
+class Draw(Protocol):
+    """What the sampler gives for one choice."""
+
+    @property
+    def token_id(self) -> int:
+        """The chosen token."""
+
+    @property
+    def logprob(self) -> TokenLogprob | None:
+        """Its log probability, when asked for."""
+
+
+class StepResults:
+    """Takes the draws of one step and collects what is to be said and done about them."""
+
+    def __init__(self, scheduler: "Scheduler", now: float) -> None:
+        self._scheduler = scheduler
+        self._now = now
+        self._firsts: list[Command] = []
+        self._outputs: list[SequenceOutput] = []
+        self._ends: list[Command] = []
+
+    def take(self, sampled: list[Sequence], draws: Iterator[Draw | None]) -> list[Command]:
+        """Return the commands in order: first tokens and offers, one `StepOutputs`, ends of requests."""
+        for sequence in sampled:
+            drawn = [next(draws) for _ in sequence.choices]
+            tokens = [draw for draw in drawn if draw is not None]
+            if sequence.stage is Stage.ENDED:
+                continue  # another choice of its request failed
+            if len(tokens) < len(drawn):
+                message = "the model's logits hold no finite maximum"
+                self._ends += self._scheduler.fail(sequence.request, FailureKind.INTERNAL, message)
+                continue
+            self._take_tokens(sequence, tokens)
+        outputs: list[Command] = [Send(StepOutputs(outputs=self._outputs))] if self._outputs else []
+        return [*self._firsts, *outputs, *self._ends]
+
+    def _take_tokens(self, sequence: Sequence, tokens: list[Draw]) -> None:
+        request = sequence.request
+        if not request.first_token_sent:
+            self._note_first_token(request)
+        has_ended = False
+        for row, draw in zip(self._rows_of(sequence), tokens, strict=True):
+            self._append(row, draw)
+            has_ended = has_ended or row.stage is Stage.ENDED
+        if has_ended:
+            self._ends += self._scheduler.finish_if_done(request)
+
+    def _note_first_token(self, request: Request) -> None:
+        request.first_token_sent = True
+        if request.timeline.kv_ready_at is None:
+            request.timeline.kv_ready_at = self._now
+        self._scheduler.counters.count_first_token(request)
+        self._firsts.append(Send(first_token(request, self._now)))
+
+    def _rows_of(self, sequence: Sequence) -> list[Sequence]:
+        """Return one decode row a choice; a trunk forks here."""
+        scheduler = self._scheduler
+        if sequence.stage is not Stage.DECODE:
+            scheduler.roster.move(sequence, Stage.DECODE)
+        if len(sequence.choices) == 1:
+            return [sequence]
+        rows = scheduler.cache.fork(sequence)
+        for fork in rows[1:]:
+            sequence.request.sequences.append(fork)
+            scheduler.roster.add(fork, Stage.DECODE)
+        return rows
+
+    def _append(self, sequence: Sequence, draw: Draw) -> None:
+        scheduler = self._scheduler
+        sequence.tokens.append(draw.token_id)
+        scheduler.counters.generated_tokens += 1
+        state = sequence.request.sampling_states.get(sequence.choices[0])
+        if state is not None:
+            state.append(draw.token_id)
+        finish = finish_reason(sequence, scheduler.limits.max_model_len)
+        self._outputs.append(token_output(sequence, draw.logprob, finish))
+        if finish is not None:
+            self._firsts += scheduler.settle(sequence, self._now)
+            scheduler.close(sequence)

@@ -1,0 +1,72 @@
+"""One engine step as a scheduler plans it, and the commands it gives beside.
+
+A step runs in this order: copies, then the prompt chunks, then the decode rows, then one draw for each
+choice of the sequences in `sampled`. The runner executes it, the scheduler learns the result.
+"""
+
+from dataclasses import dataclass, field
+
+from ..kvtransfer.service import Offer, Pull
+from .messages import EngineMessage
+from .sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Duplicate one block's bytes before anything else in the step: copy on write."""
+
+    source: int
+    target: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The next `length` uncomputed tokens of a sequence."""
+
+    sequence: Sequence
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What to compute now."""
+
+    copies: list[Copy] = field(default_factory=list)
+    chunks: list[Chunk] = field(default_factory=list)
+    decode: list[Sequence] = field(default_factory=list)
+    completed: list[Sequence] = field(default_factory=list)
+    """Sequences whose last uncomputed token is in `chunks`, in that order: they draw a token."""
+
+    @property
+    def is_empty(self) -> bool:
+        """There is nothing to compute."""
+        return not (self.copies or self.chunks or self.decode)
+
+    def members(self) -> list[Sequence]:
+        """Return every sequence the step computes something of."""
+        return [*(chunk.sequence for chunk in self.chunks), *self.decode]
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Tell the frontend."""
+
+    message: EngineMessage
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseLease:
+    """End a lease early."""
+
+    lease_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CancelPull:
+    """Give a pull up."""
+
+    pull_id: str
+
+
+Command = Send | Offer | Pull | ReleaseLease | CancelPull
+"""What a scheduler asks of the loop around it, executed in order."""
