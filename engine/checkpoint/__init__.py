@@ -1,0 +1,1 @@
+"""Checkpoints in Hugging Face format: files are checked when opened, tensors are read one at a time."""

@@ -1,0 +1,130 @@
+"""What a decoder asks of its attention: how the cache looks, what a step needs, and the layers themselves.
+
+Everything that is the same in all layers (addresses, rotations, masks) is computed once a step, here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ...kvtransfer.layout import KvFormat
+from ..batch import DecodeBatch, PrefillBatch
+
+SHORT_TOKENS = 128  # contexts up to here are padded together
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillStep:
+    """What all layers of a prefill step share."""
+
+    turns: Tensor
+    """[T, dim / 2] complex64, rotations of the tokens' positions"""
+    token_rows: list[Tensor]
+    """For each layer, rows of the pool that the tokens' KV goes to"""
+    query_starts: list[int]
+    context_lens: list[int]
+    context_rows: list[Tensor]
+    """For each sequence, rows of its cached context in layer 0; each further layer adds `layer_rows`"""
+    layer_rows: int
+
+    def context_rows_of(self, layer: int) -> list[Tensor]:
+        """Rows of each sequence's cached context in a layer."""
+        step = layer * self.layer_rows
+        return [rows + step if rows.numel() else rows for rows in self.context_rows]
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeGroup:
+    """Sequences of similar length, which attend together."""
+
+    members: Tensor
+    """[n] int64, their rows in the step"""
+    key_rows: Tensor
+    """Rows of their keys in layer 0; a layer further adds `layer_rows`"""
+    layer_rows: int
+    mask: Tensor | None
+    """[n, 1, keys], minus infinity past each sequence's end; None where all have `keys` tokens"""
+    keys: int
+
+    def key_rows_of(self, layer: int) -> Tensor:
+        """Rows of the keys in a layer."""
+        return self.key_rows + layer * self.layer_rows if layer else self.key_rows
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeStep:
+    """What all layers of a decode step share. Dead rows are left out: B is the number of live rows."""
+
+    turns: Tensor
+    """[B, dim / 2] complex64"""
+    token_rows: list[Tensor]
+    """For each layer, rows of the pool that the tokens' KV goes to"""
+    groups: list[DecodeGroup]
+    """Every row is a member of one"""
+
+    def attend(self, q: Tensor, attend: Callable[[Tensor, DecodeGroup], Tensor]) -> Tensor:
+        """Attend group by group: [B, ...] to [B, ...]."""
+        if len(self.groups) == 1:
+            return attend(q, self.groups[0])
+        parts = [attend(q.index_select(0, group.members), group) for group in self.groups]
+        joined = torch.cat(parts)
+        return torch.empty_like(joined).index_copy_(0, torch.cat([g.members for g in self.groups]), joined)
+
+
+class Geometry(Protocol):
+    """The cache of one kind of attention."""
+
+    format: KvFormat
+    kv_heads: int
+    values_per_token: int
+
+    def pool_shape(self, num_blocks: int, block_tokens: int) -> tuple[int, ...]:
+        """Shape of the KV pool."""
+        ...
+
+    def prefill_step(self, batch: PrefillBatch, pool: Tensor, table: Tensor) -> PrefillStep:
+        """Prepare a prefill step; `table` holds rotations by position."""
+        ...
+
+    def decode_step(self, batch: DecodeBatch, pool: Tensor, table: Tensor) -> DecodeStep:
+        """Prepare a decode step."""
+        ...
+
+
+class Attention(Protocol):
+    """Attention of one layer, from the normalised input to the output projection."""
+
+    def prefill(self, x: Tensor, pool: Tensor, step: PrefillStep, layer: int) -> Tensor:
+        """Write the chunk's KV and attend: [T, hidden] to [T, hidden]."""
+        ...
+
+    def decode(self, x: Tensor, pool: Tensor, step: DecodeStep, layer: int) -> Tensor:
+        """Write the tokens' KV and attend: [B, hidden] to [B, hidden]."""
+        ...
+
+
+def group_by_length(lengths: list[int]) -> list[list[int]]:
+    """Split rows so that in a group no sequence is less than half as long as the longest.
+
+    Padding to the longest would let one long context slow down all others; short ones are not worth a split.
+    """
+    groups: list[list[int]] = []
+    longest = 0
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        if not groups or 2 * max(lengths[row], SHORT_TOKENS) < longest:
+            groups.append([])
+            longest = lengths[row]
+        groups[-1].append(row)
+    return [sorted(group) for group in groups]
+
+
+def length_mask(lengths: list[int], device: torch.device) -> Tensor | None:
+    """Return `[sequences, 1, longest]`, minus infinity past each length; None when all are equal."""
+    longest = max(lengths)
+    if min(lengths) == longest:
+        return None
+    beyond = torch.arange(longest, device=device) >= torch.tensor(lengths, device=device).unsqueeze(1)
+    return torch.zeros(beyond.shape, device=device).masked_fill_(beyond, float("-inf")).unsqueeze(1)

@@ -1,0 +1,116 @@
+"""The decoder all architectures share: embedding, layers of attention and MLP, final norm, output head."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...kernels.rms_norm import add_rms_norm, rms_norm
+from ...kvtransfer.layout import KvLayout
+from ..batch import DecodeBatch, PrefillBatch
+from .attention import Attention, Geometry
+from .config import ModelConfig
+from .mlp import Mlp
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer: each half reads the normalised stream and is added to it."""
+
+    input_norm: Tensor
+    attention: Attention
+    mlp_norm: Tensor
+    mlp: Mlp
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderWeights:
+    """What surrounds the layers."""
+
+    embedding: Tensor
+    """[vocab, hidden]"""
+    norm: Tensor
+    """[hidden]"""
+    head: Tensor
+    """[hidden, vocab]"""
+    rope: Tensor
+    """[positions, dim / 2] complex64"""
+
+
+class Decoder:
+    """Implements `Model`."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        geometry: Geometry,
+        weights: DecoderWeights,
+        layers: list[Layer],
+        *,
+        digest: str,
+    ) -> None:
+        self.config = config
+        self._geometry = geometry
+        self._weights = weights
+        self._layers = layers
+        self._digest = digest
+
+    def kv_layout(self, block_tokens: int) -> KvLayout:
+        """Return what a KV block of this model is made of."""
+        return KvLayout(
+            format=self._geometry.format,
+            dtype=str(self._weights.embedding.dtype).removeprefix("torch."),
+            num_layers=self.config.num_layers,
+            kv_heads=self._geometry.kv_heads,
+            values_per_token=self._geometry.values_per_token,
+            block_tokens=block_tokens,
+            model_digest=self._digest,
+        )
+
+    def new_kv_pool(self, num_blocks: int, block_tokens: int) -> Tensor:
+        """Return a zeroed pool."""
+        like = self._weights.embedding
+        shape = self._geometry.pool_shape(num_blocks, block_tokens)
+        return torch.zeros(shape, dtype=like.dtype, device=like.device)
+
+    @torch.inference_mode()
+    def prefill(self, batch: PrefillBatch, kv: Tensor) -> Tensor:
+        """Compute and write the KV of prompt chunks; return float32 logits of the rows asked for."""
+        step = self._geometry.prefill_step(batch, kv, self._weights.rope)
+        eps = self.config.rms_norm_eps
+        stream = self._weights.embedding.index_select(0, batch.token_ids)
+        x = rms_norm(stream, self._layers[0].input_norm, eps)
+        last = len(self._layers) - 1
+        for index, layer in enumerate(self._layers):
+            x = layer.attention.prefill(x, kv, step, index)
+            if index == last:  # past its attention only the rows with wanted logits matter
+                x, stream = (rows.index_select(0, batch.logit_rows) for rows in (x, stream))
+                if not x.shape[0]:
+                    return x.new_empty(0, self.config.vocab_size, dtype=torch.float32)
+            x = layer.mlp(add_rms_norm(x, stream, layer.mlp_norm, eps))
+            x = add_rms_norm(x, stream, self._norm_after(index), eps)
+        return torch.mm(x, self._weights.head).float()
+
+    @torch.inference_mode()
+    def decode(self, batch: DecodeBatch, kv: Tensor) -> Tensor:
+        """Advance each sequence by one token; return float32 logits, zero in dead rows."""
+        size = batch.token_ids.shape[0]
+        if not batch.live:
+            return self._weights.head.new_zeros(size, self.config.vocab_size, dtype=torch.float32)
+        step = self._geometry.decode_step(batch, kv, self._weights.rope)
+        eps = self.config.rms_norm_eps
+        stream = self._weights.embedding.index_select(0, batch.token_ids[: batch.live])
+        x = rms_norm(stream, self._layers[0].input_norm, eps)
+        for index, layer in enumerate(self._layers):
+            x = layer.attention.decode(x, kv, step, index)
+            x = layer.mlp(add_rms_norm(x, stream, layer.mlp_norm, eps))
+            x = add_rms_norm(x, stream, self._norm_after(index), eps)
+        logits = torch.mm(x, self._weights.head).float()
+        if batch.live == size:
+            return logits
+        return torch.cat((logits, logits.new_zeros(size - batch.live, logits.shape[1])))
+
+    def _norm_after(self, index: int) -> Tensor:
+        """The norm that follows layer `index`: the next layer's, or the final one."""
+        following = index + 1
+        return self._layers[following].input_norm if following < len(self._layers) else self._weights.norm

@@ -1,0 +1,149 @@
+"""Grouped-query attention with normalised queries and keys (Qwen3); keys and values are cached by head."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...kernels.gqa_decode import gqa_decode_attention
+from ...kernels.gqa_prefill import gqa_prefill_attention
+from ...kernels.kv_rows import gqa_token_rows, table_block_rows, write_rows
+from ...kernels.rms_norm import rms_norm_
+from ...kernels.rope import rope_halves_
+from ...kvtransfer.layout import KvFormat
+from ..batch import DecodeBatch, PrefillBatch
+from ..checkpoint.weights import Weights
+from .attention import DecodeGroup, DecodeStep, PrefillStep, group_by_length, length_mask
+from .config import GqaConfig, ModelConfig
+
+
+class GqaGeometry:
+    """The pool is `[blocks, layers, 2, kv_heads, block_tokens, head_dim]`."""
+
+    format = KvFormat.GQA
+
+    def __init__(self, attention: GqaConfig, num_layers: int) -> None:
+        self.kv_heads = attention.kv_heads
+        self.values_per_token = 2 * attention.head_dim
+        self._layers = num_layers
+
+    def pool_shape(self, num_blocks: int, block_tokens: int) -> tuple[int, ...]:
+        """Shape of the KV pool."""
+        return (num_blocks, self._layers, 2, self.kv_heads, block_tokens, self.values_per_token // 2)
+
+    def prefill_step(self, batch: PrefillBatch, pool: Tensor, table: Tensor) -> PrefillStep:
+        """Prepare a prefill step; context rows are those of blocks, `[2 * kv_heads, blocks]` a sequence."""
+        tokens, planes = pool.shape[4], 2 * self.kv_heads
+        context_rows = [
+            table_block_rows(blocks[None, : -(-length // tokens)], self._layers, planes)[0]
+            for blocks, length in zip(batch.block_tables, batch.context_lens, strict=True)
+        ]
+        rows = gqa_token_rows(batch.slots, self._layers, self.kv_heads, tokens)
+        return PrefillStep(
+            turns=table.index_select(0, batch.positions).unsqueeze(1),
+            token_rows=list(rows.unbind(0)),
+            query_starts=batch.query_starts,
+            context_lens=batch.context_lens,
+            context_rows=context_rows,
+            layer_rows=planes,
+        )
+
+    def decode_step(self, batch: DecodeBatch, pool: Tensor, table: Tensor) -> DecodeStep:
+        """Prepare a decode step."""
+        live, tokens = batch.live, pool.shape[4]
+        lengths = batch.context_lens[:live].tolist()
+        groups = group_by_length(lengths)
+        rows = gqa_token_rows(batch.slots[:live], self._layers, self.kv_heads, tokens)
+        return DecodeStep(
+            turns=table.index_select(0, batch.positions[:live]).unsqueeze(1),
+            token_rows=list(rows.unbind(0)),
+            groups=[self._group(batch, group, [lengths[row] for row in group], tokens) for group in groups],
+        )
+
+    def _group(
+        self, batch: DecodeBatch, rows: list[int], lengths: list[int], block_tokens: int
+    ) -> DecodeGroup:
+        members = torch.tensor(rows, device=batch.block_tables.device)
+        keys, planes = max(lengths), 2 * self.kv_heads
+        tables = batch.block_tables.index_select(0, members)[:, : -(-keys // block_tokens)]
+        return DecodeGroup(
+            members=members,
+            key_rows=table_block_rows(tables, self._layers, planes).flatten(),
+            layer_rows=planes,
+            mask=length_mask(lengths, tables.device),
+            keys=keys,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GqaWeights:
+    """The matrices of one layer."""
+
+    qkv: Tensor
+    """[hidden, (heads + 2 * kv_heads) * head_dim]"""
+    qk_norm: Tensor
+    """[heads + kv_heads, head_dim], the queries' norm for each head, then the keys'"""
+    out: Tensor
+    """[heads * head_dim, hidden]"""
+
+    @classmethod
+    def read(cls, weights: Weights, prefix: str, config: ModelConfig, gqa: GqaConfig) -> "GqaWeights":
+        """Read one layer's attention."""
+        heads, dim = {"q": config.num_heads, "k": gqa.kv_heads, "v": gqa.kv_heads}, gqa.head_dim
+        norms = [
+            weights.tensor(f"{prefix}.{part}_norm.weight", (dim,)).expand(heads[part], -1) for part in "qk"
+        ]
+        parts = [(f"{prefix}.{part}_proj.weight", count * dim) for part, count in heads.items()]
+        width = config.num_heads * dim
+        return cls(
+            qkv=weights.projection(parts, config.hidden_size),
+            qk_norm=torch.cat(norms),
+            out=weights.projection([(f"{prefix}.o_proj.weight", config.hidden_size)], width),
+        )
+
+
+class GqaAttention:
+    """One layer."""
+
+    def __init__(self, weights: GqaWeights, config: ModelConfig, gqa: GqaConfig) -> None:
+        self._weights = weights
+        self._heads = config.num_heads
+        self._kv_heads = gqa.kv_heads
+        self._scale = gqa.head_dim**-0.5
+        self._eps = config.rms_norm_eps
+
+    def prefill(self, x: Tensor, pool: Tensor, step: PrefillStep, layer: int) -> Tensor:
+        """Write the chunk's KV and attend."""
+        q, kv = self._project(x, pool, step.turns, step.token_rows[layer])
+        k, v = kv.chunk(2, 1)
+        attended = gqa_prefill_attention(
+            q,
+            k,
+            v,
+            pool,
+            query_starts=step.query_starts,
+            context_lens=step.context_lens,
+            context_rows=step.context_rows_of(layer),
+            scale=self._scale,
+        )
+        return torch.mm(attended, self._weights.out)
+
+    def decode(self, x: Tensor, pool: Tensor, step: DecodeStep, layer: int) -> Tensor:
+        """Write the tokens' KV and attend."""
+        q, _ = self._project(x, pool, step.turns, step.token_rows[layer])
+
+        def attend(queries: Tensor, group: DecodeGroup) -> Tensor:
+            rows = group.key_rows_of(layer)
+            return gqa_decode_attention(queries, pool, rows, group.mask, keys=group.keys, scale=self._scale)
+
+        return torch.mm(step.attend(q, attend).flatten(1), self._weights.out)
+
+    def _project(self, x: Tensor, pool: Tensor, turns: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries [tokens, heads, dim]; keys, then values, [tokens, 2 * kv_heads, dim], now in the cache."""
+        qkv = torch.mm(x, self._weights.qkv).view(x.shape[0], self._heads + 2 * self._kv_heads, -1)
+        turned = qkv[:, : self._heads + self._kv_heads]
+        rms_norm_(turned, self._weights.qk_norm, self._eps)
+        rope_halves_(turned, turns.real, turns.imag)
+        q, kv = qkv[:, : self._heads], qkv[:, self._heads :]
+        write_rows(pool, rows, kv.flatten(0, 1))
+        return q, kv

@@ -1,0 +1,111 @@
+"""From a checkpoint folder to a model: configuration, weights, and the parts put together."""
+
+import re
+from pathlib import Path
+
+import torch
+
+from ...kernels.moe.backend import LocalMoe, MoeBackend
+from ..checkpoint.reader import Checkpoint
+from ..checkpoint.weights import OnProgress, Weights, ignore_progress
+from .architectures import read_model_config
+from .attention import Attention, Geometry
+from .config import ConfigError, MlaConfig, ModelConfig
+from .decoder import Decoder, DecoderWeights, Layer
+from .digest import model_digest
+from .gqa import GqaAttention, GqaGeometry, GqaWeights
+from .mla import MlaAttention, MlaGeometry, MlaWeights
+from .mlp import DenseMlp, Mlp, MoeMlp
+from .rope_table import rope_table
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load(
+    folder: Path,
+    *,
+    device: str | torch.device,
+    dtype: str | torch.dtype | None,
+    on_progress: OnProgress | None,
+    experts: range | None = None,
+) -> Decoder:
+    """Load a model; of the routed experts only those in `experts`, all without it."""
+    config = read_model_config(folder)
+    checkpoint = Checkpoint(folder)
+    device = torch.device(device)
+    owned = experts if experts is not None else range(config.moe.num_experts)
+    weights = Weights(
+        checkpoint,
+        device=device,
+        dtype=_compute_dtype(config, device, dtype),
+        fp8_block=config.fp8_block,
+        wanted=lambda name: _is_wanted(name, config, owned),
+        on_progress=on_progress or ignore_progress,
+    )
+    surroundings = _surroundings(weights, config, device)
+    layers = [_layer(weights, index, config, owned, LocalMoe()) for index in range(config.num_layers)]
+    return Decoder(config, _geometry(config), surroundings, layers, digest=model_digest(config, checkpoint))
+
+
+def _compute_dtype(config: ModelConfig, device: torch.device, dtype: str | torch.dtype | None) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    name = dtype or ("float32" if device.type == "cpu" else config.dtype or "bfloat16")
+    if name not in DTYPES:
+        raise ConfigError(f"dtype {name!r} is not supported; known are {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def _is_wanted(name: str, config: ModelConfig, owned: range) -> bool:
+    """Whether loading reads a tensor: multi-token prediction layers and other ranks' experts stay unread."""
+    layer = re.match(r"model\.layers\.(\d+)\.", name)
+    if layer and int(layer[1]) >= config.num_layers:
+        return False
+    expert = re.search(r"\.experts\.(\d+)\.", name)
+    return expert is None or int(expert[1]) in owned
+
+
+def _surroundings(weights: Weights, config: ModelConfig, device: torch.device) -> DecoderWeights:
+    vocabulary, hidden = config.vocab_size, config.hidden_size
+    embedding = weights.tensor("model.embed_tokens.weight", (vocabulary, hidden))
+    if config.tie_word_embeddings:
+        head = embedding.t().contiguous()
+    else:
+        head = weights.projection([("lm_head.weight", vocabulary)], hidden)
+    return DecoderWeights(
+        embedding=embedding,
+        norm=weights.tensor("model.norm.weight", (hidden,)),
+        head=head,
+        rope=rope_table(config.rope, config.max_position_embeddings, device),
+    )
+
+
+def _layer(weights: Weights, index: int, config: ModelConfig, owned: range, backend: MoeBackend) -> Layer:
+    prefix, hidden = f"model.layers.{index}", config.hidden_size
+    return Layer(
+        input_norm=weights.tensor(f"{prefix}.input_layernorm.weight", (hidden,)),
+        attention=_attention(weights, f"{prefix}.self_attn", config),
+        mlp_norm=weights.tensor(f"{prefix}.post_attention_layernorm.weight", (hidden,)),
+        mlp=_mlp(weights, index, config, owned, backend),
+    )
+
+
+def _attention(weights: Weights, prefix: str, config: ModelConfig) -> Attention:
+    if isinstance(config.attention, MlaConfig):
+        mla = MlaWeights.read(weights, prefix, config, config.attention)
+        return MlaAttention(mla, config, config.attention)
+    gqa = GqaWeights.read(weights, prefix, config, config.attention)
+    return GqaAttention(gqa, config, config.attention)
+
+
+def _geometry(config: ModelConfig) -> Geometry:
+    if isinstance(config.attention, MlaConfig):
+        return MlaGeometry(config.attention, config.num_layers)
+    return GqaGeometry(config.attention, config.num_layers)
+
+
+def _mlp(weights: Weights, index: int, config: ModelConfig, owned: range, backend: MoeBackend) -> Mlp:
+    prefix = f"model.layers.{index}.mlp"
+    if index in config.dense_layers:
+        return DenseMlp.read(weights, prefix, config.hidden_size, config.intermediate_size)
+    return MoeMlp.read(weights, prefix, config, owned, backend)

@@ -1,0 +1,170 @@
+"""Multi-head latent attention (arXiv 2405.04434): the cache holds one latent and one rotated key a token."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...kernels.kv_rows import mla_token_rows, table_token_rows, write_rows
+from ...kernels.mla_decode import mla_decode_attention
+from ...kernels.mla_prefill import MlaExpansion, mla_prefill_attention
+from ...kernels.rms_norm import rms_norm, rms_norm_
+from ...kernels.rope import rope_interleaved_
+from ...kvtransfer.layout import KvFormat
+from ..batch import DecodeBatch, PrefillBatch
+from ..checkpoint.weights import Weights
+from .attention import DecodeGroup, DecodeStep, PrefillStep, group_by_length, length_mask
+from .config import MlaConfig, ModelConfig
+from .rope_table import softmax_scale
+
+LATENT_NORM_EPS = 1e-6  # the published code fixes it, whatever rms_norm_eps says
+
+
+class MlaGeometry:
+    """The pool is `[blocks, layers, block_tokens, kv_lora_rank + rope_dim]`."""
+
+    format = KvFormat.MLA
+    kv_heads = 1
+
+    def __init__(self, attention: MlaConfig, num_layers: int) -> None:
+        self.values_per_token = attention.latent_dim
+        self._layers = num_layers
+
+    def pool_shape(self, num_blocks: int, block_tokens: int) -> tuple[int, ...]:
+        """Shape of the KV pool."""
+        return (num_blocks, self._layers, block_tokens, self.values_per_token)
+
+    def prefill_step(self, batch: PrefillBatch, pool: Tensor, table: Tensor) -> PrefillStep:
+        """Prepare a prefill step; context rows are those of tokens."""
+        tokens = pool.shape[2]
+        context_rows = [
+            table_token_rows(blocks.unsqueeze(0), length, self._layers, tokens).flatten()
+            for blocks, length in zip(batch.block_tables, batch.context_lens, strict=True)
+        ]
+        return PrefillStep(
+            turns=table.index_select(0, batch.positions),
+            token_rows=list(mla_token_rows(batch.slots, self._layers, tokens).unbind(0)),
+            query_starts=batch.query_starts,
+            context_lens=batch.context_lens,
+            context_rows=context_rows,
+            layer_rows=tokens,
+        )
+
+    def decode_step(self, batch: DecodeBatch, pool: Tensor, table: Tensor) -> DecodeStep:
+        """Prepare a decode step."""
+        live, tokens = batch.live, pool.shape[2]
+        lengths = batch.context_lens[:live].tolist()
+        groups = group_by_length(lengths)
+        return DecodeStep(
+            turns=table.index_select(0, batch.positions[:live]),
+            token_rows=list(mla_token_rows(batch.slots[:live], self._layers, tokens).unbind(0)),
+            groups=[self._group(batch, rows, [lengths[row] for row in rows], tokens) for rows in groups],
+        )
+
+    def _group(
+        self, batch: DecodeBatch, rows: list[int], lengths: list[int], block_tokens: int
+    ) -> DecodeGroup:
+        members = torch.tensor(rows, device=batch.block_tables.device)
+        keys = max(lengths)
+        tables = batch.block_tables.index_select(0, members)
+        return DecodeGroup(
+            members=members,
+            key_rows=table_token_rows(tables, keys, self._layers, block_tokens).flatten(),
+            layer_rows=block_tokens,
+            mask=length_mask(lengths, tables.device),
+            keys=keys,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MlaWeights:
+    """The matrices of one layer; `first` and `q_b` have queries of all heads as their outputs."""
+
+    first: Tensor
+    """[hidden, q_lora_rank + latent_dim], or [hidden, heads * qk_head_dim + latent_dim] without query rank"""
+    q_norm: Tensor | None
+    q_b: Tensor | None
+    """[q_lora_rank, heads * qk_head_dim]"""
+    kv_norm: Tensor
+    kv_b: Tensor
+    """[kv_lora_rank, heads * (nope + v)]"""
+    out: Tensor
+    """[heads * v, hidden]"""
+
+    @classmethod
+    def read(cls, weights: Weights, prefix: str, config: ModelConfig, mla: MlaConfig) -> "MlaWeights":
+        """Read one layer's attention."""
+        rank, heads = mla.q_lora_rank, config.num_heads
+        queries = heads * mla.qk_head_dim
+        head = (f"{prefix}.q_a_proj.weight", rank) if rank else (f"{prefix}.q_proj.weight", queries)
+        latent = (f"{prefix}.kv_a_proj_with_mqa.weight", mla.latent_dim)
+        expanded = heads * (mla.qk_nope_head_dim + mla.v_head_dim)
+        return cls(
+            first=weights.projection([head, latent], config.hidden_size),
+            q_norm=weights.tensor(f"{prefix}.q_a_layernorm.weight", (rank,)) if rank else None,
+            q_b=weights.projection([(f"{prefix}.q_b_proj.weight", queries)], rank) if rank else None,
+            kv_norm=weights.tensor(f"{prefix}.kv_a_layernorm.weight", (mla.kv_lora_rank,)),
+            kv_b=weights.projection([(f"{prefix}.kv_b_proj.weight", expanded)], mla.kv_lora_rank),
+            out=weights.projection([(f"{prefix}.o_proj.weight", config.hidden_size)], heads * mla.v_head_dim),
+        )
+
+
+class MlaAttention:
+    """One layer: prefill expands latents, decode absorbs the expansion into queries and outputs."""
+
+    def __init__(self, weights: MlaWeights, config: ModelConfig, mla: MlaConfig) -> None:
+        self._weights = weights
+        self._mla = mla
+        self._heads = config.num_heads
+        self._scale = softmax_scale(mla.qk_head_dim, config.rope)
+        self._expansion = MlaExpansion(weights.kv_b, config.num_heads, mla.qk_nope_head_dim, mla.v_head_dim)
+        by_head = weights.kv_b.view(mla.kv_lora_rank, config.num_heads, -1)
+        keys, values = torch.split(by_head, [mla.qk_nope_head_dim, mla.v_head_dim], -1)
+        self._absorb_keys = keys.permute(1, 2, 0).contiguous()
+        """[heads, nope, kv_lora_rank]"""
+        self._absorb_values = values.transpose(0, 1).contiguous()
+        """[heads, kv_lora_rank, v]"""
+        self._query_width = weights.first.shape[1] - mla.latent_dim
+
+    def prefill(self, x: Tensor, pool: Tensor, step: PrefillStep, layer: int) -> Tensor:
+        """Write the chunk's KV and attend."""
+        q, entries = self._project(x, step.turns)
+        write_rows(pool, step.token_rows[layer], entries)
+        attended = mla_prefill_attention(
+            q,
+            entries,
+            pool,
+            query_starts=step.query_starts,
+            context_rows=step.context_rows_of(layer),
+            expansion=self._expansion,
+            scale=self._scale,
+        )
+        return torch.mm(attended, self._weights.out)
+
+    def decode(self, x: Tensor, pool: Tensor, step: DecodeStep, layer: int) -> Tensor:
+        """Write the tokens' KV and attend."""
+        q, entries = self._project(x, step.turns)
+        write_rows(pool, step.token_rows[layer], entries)
+        nope, rank = self._mla.qk_nope_head_dim, self._mla.kv_lora_rank
+        absorbed = torch.bmm(q[..., :nope].transpose(0, 1), self._absorb_keys).transpose(0, 1)
+
+        def attend(latent_q: Tensor, group: DecodeGroup) -> Tensor:
+            rows = group.key_rows_of(layer)
+            return mla_decode_attention(latent_q, pool, rows, group.mask, rank=rank, scale=self._scale)
+
+        attended = step.attend(torch.cat((absorbed, q[..., nope:]), -1), attend)
+        values = torch.bmm(attended.transpose(0, 1), self._absorb_values)
+        return torch.mm(values.transpose(0, 1).flatten(1), self._weights.out)
+
+    def _project(self, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries [tokens, heads, qk_head_dim] and cache entries [tokens, latent_dim], both rotated."""
+        weights, rank = self._weights, self._mla.kv_lora_rank
+        first = torch.mm(x, weights.first)
+        q, entries = first[:, : self._query_width], first[:, self._query_width :]
+        if weights.q_norm is not None and weights.q_b is not None:
+            q = torch.mm(rms_norm(q, weights.q_norm, LATENT_NORM_EPS), weights.q_b)
+        q = q.view(x.shape[0], self._heads, -1)
+        rms_norm_(entries[:, :rank], weights.kv_norm, LATENT_NORM_EPS)
+        rope_interleaved_(entries[:, rank:], turns)
+        rope_interleaved_(q[..., self._mla.qk_nope_head_dim :], turns.unsqueeze(1))
+        return q, entries

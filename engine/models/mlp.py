@@ -1,0 +1,100 @@
+"""The feed-forward halves of a layer: a gated MLP, and a mixture of experts with shared ones beside it."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ...kernels.gate import Routing, gate_sigmoid_grouped, gate_softmax_grouped
+from ...kernels.moe.backend import MoeBackend
+from ...kernels.moe.experts import ExpertWeights
+from ...kernels.silu_mul import silu_mul
+from ..checkpoint.weights import Weights
+from .config import ModelConfig, MoeConfig, Scoring
+
+Mlp = Callable[[Tensor], Tensor]
+"""[tokens, hidden] to [tokens, hidden]"""
+Route = Callable[..., Routing]
+"""Router logits [tokens, experts] to weights and ids."""
+
+
+class DenseMlp:
+    """`down(silu(gate(x)) * up(x))`."""
+
+    def __init__(self, gate_up: Tensor, down: Tensor) -> None:
+        """Take `[hidden, 2 * width]` and `[width, hidden]`."""
+        self._gate_up = gate_up
+        self._down = down
+
+    @classmethod
+    def read(cls, weights: Weights, prefix: str, hidden: int, width: int) -> "DenseMlp":
+        """Read one MLP."""
+        pair = [(f"{prefix}.gate_proj.weight", width), (f"{prefix}.up_proj.weight", width)]
+        down = [(f"{prefix}.down_proj.weight", hidden)]
+        return cls(weights.projection(pair, hidden), weights.projection(down, width))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Apply the MLP."""
+        return torch.mm(silu_mul(torch.mm(x, self._gate_up)), self._down)
+
+
+class MoeMlp:
+    """Routed experts through a backend's three stages, plus shared experts where the model has them."""
+
+    def __init__(
+        self,
+        router: Tensor,
+        route: Route,
+        experts: ExpertWeights,
+        shared: DenseMlp | None,
+        backend: MoeBackend,
+    ) -> None:
+        """Take the router's matrix `[hidden, experts]` in float32 and what its logits are routed by."""
+        self._router = router
+        self._route = route
+        self._experts = experts
+        self._shared = shared
+        self._backend = backend
+
+    @classmethod
+    def read(
+        cls, weights: Weights, prefix: str, config: ModelConfig, owned: range, backend: MoeBackend
+    ) -> "MoeMlp":
+        """Read one mixture of experts; of the routed experts only the owned."""
+        moe, hidden = config.moe, config.hidden_size
+        router = weights.tensor(f"{prefix}.gate.weight", (moe.num_experts, hidden), torch.float32)
+        pair = [("gate_proj.weight", moe.intermediate_size), ("up_proj.weight", moe.intermediate_size)]
+        experts = ExpertWeights.of(
+            owned,
+            weights.experts(f"{prefix}.experts", owned, pair, hidden),
+            weights.experts(
+                f"{prefix}.experts", owned, [("down_proj.weight", hidden)], moe.intermediate_size
+            ),
+        )
+        shared = None
+        if moe.shared_intermediate_size:
+            shared = DenseMlp.read(weights, f"{prefix}.shared_experts", hidden, moe.shared_intermediate_size)
+        return cls(router.t().contiguous(), _route(weights, prefix, moe), experts, shared, backend)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Apply routed and shared experts."""
+        weights, ids = self._route(torch.mm(x.float(), self._router))
+        routed = self._backend.run(x, ids, weights, self._experts)
+        return routed if self._shared is None else routed.add_(self._shared(x))
+
+
+def _route(weights: Weights, prefix: str, moe: MoeConfig) -> Route:
+    if moe.scoring is Scoring.SIGMOID_GROUPED:
+        bias = weights.tensor(f"{prefix}.gate.e_score_correction_bias", (moe.num_experts,), torch.float32)
+        route: Route = partial(gate_sigmoid_grouped, bias=bias)
+    else:
+        route = gate_softmax_grouped
+    return partial(
+        route,
+        top_k=moe.top_k,
+        num_groups=moe.num_groups,
+        top_groups=moe.top_groups,
+        normalise=moe.normalise,
+        scale=moe.scale,
+    )

@@ -1,0 +1,72 @@
+"""Rows of the KV pool: where tokens and blocks lie, and reading and writing them.
+
+The pool is one tensor, block-major: `[blocks, layers, block_tokens, width]` for MLA and
+`[blocks, layers, 2, kv_heads, block_tokens, head_dim]` for GQA. Seen as rows of `width` or `head_dim` values,
+every address is an integer, and the addresses of all layers of a step are computed at once.
+"""
+
+import torch
+from torch import Tensor
+
+
+def mla_token_rows(slots: Tensor, layers: int, block_tokens: int) -> Tensor:
+    """Rows of tokens in a pool seen as `[blocks * layers * block_tokens, width]`.
+
+    slots    [tokens]           int64, `block_id * block_tokens + offset`
+    returns  [layers, tokens]   int64
+    """
+    first_layer = slots + (slots // block_tokens) * ((layers - 1) * block_tokens)
+    return first_layer + _layer_steps(slots, layers, block_tokens)
+
+
+def gqa_token_rows(slots: Tensor, layers: int, kv_heads: int, block_tokens: int) -> Tensor:
+    """Rows of tokens' keys and values in a pool seen as `[-1, dim]`, one row a head and token.
+
+    slots    [tokens]                           int64
+    returns  [layers, tokens * 2 * kv_heads]    int64; keys of all heads, then values, token by token
+    """
+    planes = 2 * kv_heads
+    blocks, offsets = slots // block_tokens, slots % block_tokens
+    first = blocks * (layers * planes * block_tokens) + offsets
+    rows = first.unsqueeze(1) + torch.arange(planes, device=slots.device) * block_tokens
+    return rows.flatten() + _layer_steps(slots, layers, planes * block_tokens)
+
+
+def table_block_rows(tables: Tensor, layers: int, planes: int) -> Tensor:
+    """Rows of whole blocks in layer 0 of a pool seen as `[blocks * layers * planes, values of a plane]`.
+
+    tables   [sequences, blocks]            int32
+    returns  [sequences, planes, blocks]    int64
+    """
+    first = tables.long().unsqueeze(1) * (layers * planes)
+    return first + torch.arange(planes, device=tables.device).unsqueeze(1)
+
+
+def table_token_rows(tables: Tensor, tokens: int, layers: int, block_tokens: int) -> Tensor:
+    """Rows of the first `tokens` tokens in layer 0 of an MLA pool seen as `[-1, width]`.
+
+    tables   [sequences, blocks]   int32
+    returns  [sequences, tokens]   int64
+    """
+    used = tables[:, : -(-tokens // block_tokens)].long() * (layers * block_tokens)
+    rows = used.unsqueeze(-1) + torch.arange(block_tokens, device=tables.device)
+    return rows.flatten(1)[:, :tokens]
+
+
+def write_rows(pool: Tensor, rows: Tensor, values: Tensor) -> None:
+    """Write values into the pool.
+
+    pool    any shape, contiguous
+    rows    [n]          int64
+    values  [n, width]   rows of the pool seen as [-1, width]
+    """
+    pool.view(-1, values.shape[-1]).index_copy_(0, rows, values.to(pool.dtype))
+
+
+def read_rows(pool: Tensor, rows: Tensor, width: int) -> Tensor:
+    """Read rows of the pool seen as `[-1, width]`: `[n, width]`."""
+    return pool.view(-1, width).index_select(0, rows)
+
+
+def _layer_steps(like: Tensor, layers: int, rows_a_layer: int) -> Tensor:
+    return (torch.arange(layers, device=like.device) * rows_a_layer).unsqueeze(1)

@@ -1,0 +1,50 @@
+"""Second stage: the experts' gated MLPs over rows grouped by expert."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..silu_mul import silu_mul
+from .rows import ContiguousRows
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertWeights:
+    """The weights of the experts of one layer that this rank owns."""
+
+    owned: range
+    gate_up: Tensor
+    """[owned, 2 * width, hidden], gate first"""
+    down: Tensor
+    """[owned, hidden, width]"""
+    gate_up_of: list[Tensor]
+    """[hidden, 2 * width] of each owned expert, a view"""
+    down_of: list[Tensor]
+    """[width, hidden] of each owned expert, a view"""
+
+    @classmethod
+    def of(cls, owned: range, gate_up: Tensor, down: Tensor) -> "ExpertWeights":
+        """Take stacked weights and cut the views once."""
+        views = [list(stacked.transpose(1, 2).unbind(0)) for stacked in (gate_up, down)]
+        return cls(owned, gate_up, down, *views)
+
+
+def experts_contiguous(routed: ContiguousRows, weights: ExpertWeights) -> Tensor:
+    """Run each present expert over its rows.
+
+    returns  [n, hidden], row for row of `routed.rows`
+    """
+    rows = routed.rows
+    hidden = rows.new_empty(rows.shape[0], weights.gate_up.shape[1])
+    _grouped_mm(rows, weights.gate_up_of, routed, hidden)
+    out = torch.empty_like(rows, memory_format=torch.contiguous_format)
+    _grouped_mm(silu_mul(hidden), weights.down_of, routed, out)
+    return out
+
+
+def _grouped_mm(rows: Tensor, matrices: list[Tensor], routed: ContiguousRows, out: Tensor) -> None:
+    """Multiply each expert's rows by its matrix into the same rows of `out`."""
+    sources, targets = rows.split_with_sizes(routed.counts), out.split_with_sizes(routed.counts)
+    for expert, source, target in zip(routed.experts, sources, targets, strict=True):
+        torch.mm(source, matrices[expert], out=target)

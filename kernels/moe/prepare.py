@@ -1,0 +1,34 @@
+"""First stage: group token rows by expert."""
+
+import torch
+from torch import Tensor
+
+from .rows import ContiguousRows
+
+
+def prepare_contiguous(x: Tensor, ids: Tensor, owned: range) -> ContiguousRows:
+    """Gather one row for each routed pair whose expert is owned, expert after expert.
+
+    Pairs of experts outside `owned`, such as -1 of a padding row, get no row.
+
+    x    [tokens, hidden]
+    ids  [tokens, top_k]   int64
+    """
+    tokens, top_k = ids.shape
+    if tokens == 1 and owned.start == 0 and len(owned) > 0:
+        experts = ids[0].tolist()
+        if all(expert in owned for expert in experts):
+            return ContiguousRows(x.expand(top_k, -1), experts, [1] * top_k, None)
+    local = ids.flatten().sub(owned.start - 1).clamp_(0, len(owned) + 1)  # 0 below the owned, n + 1 above
+    order = local.argsort(stable=True)
+    below, *counts, above = local.bincount(minlength=len(owned) + 2).tolist()
+    kept = order.numel() - below - above
+    positions = torch.empty_like(order).scatter_(
+        0, order, torch.arange(-below, kept + above, device=x.device)
+    )
+    if below or above:
+        positions.masked_fill_((positions < 0) | (positions > kept), kept)
+        order = order[below : below + kept]
+    rows = x.index_select(0, order // top_k)
+    present = [expert for expert, count in enumerate(counts) if count]
+    return ContiguousRows(rows, present, [counts[e] for e in present], positions.view(tokens, top_k))
