@@ -1,5 +1,16 @@
 """The front door: takes OpenAI requests, picks a prefill and a decode worker, relays the answer.
 
-Only the modules that end in a socket talk; `routing/` decides without I/O and without a clock. Importing this
-package loads neither torch nor triton.
+The life of a request, and the file it happens in:
+
+    1. front.py      a client's bytes become requests, one after another on a connection
+    2. body.py       the top level of the JSON body is split; everything below stays bytes
+    3. routing/      the policy chooses a pair; the request's life and the KV hand-over are kept
+    4. exchange.py   does what the life commands: sends legs, keeps deadlines, tells the client
+    5. leg.py        one leg on a worker: prefill's answer is read; relay_leg.py: decode's is passed on
+    6. upstream.py   kept-alive connections to one worker
+    7. reaper.py     tells workers to drop what nobody waits for
+
+Beside it: prober.py (who is there, who shook hands), admin.py (`/v1/models`, `/ready`, `/fleet`, `/metrics`),
+server.py (starts and drains it all). Only `routing/` decides; it has no I/O and no clock.
+Importing this package loads neither torch nor triton.
 """

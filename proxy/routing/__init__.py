@@ -1,1 +1,11 @@
-"""Where a request goes, decided without I/O and without a clock: state and time in, decisions out."""
+"""Where a request goes, decided without I/O and without a clock: state and time in, decisions out.
+
+view.py          what a policy may know of a request
+fleet.py         the workers: states, pairs, work in flight
+policy.py        the interface of a policy, and what policies share
+round_robin.py   least_tokens.py    the policies
+ledger.py        every KV hand-over has one owner, until it reads zero
+ids.py           ids that no two requests in flight share
+life.py          one request from its first leg to its last byte: events in, commands out
+router.py        the above, tied together for one proxy
+"""

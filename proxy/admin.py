@@ -1,0 +1,119 @@
+"""The admin application: everything a proxy answers itself. Listens on a socket file of its own process."""
+
+import asyncio
+import contextlib
+import socket
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from http import HTTPStatus
+from pathlib import Path
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from .errors import ApiError
+from .hub import Hub
+from .readiness import fleet_report, models_report, ready_report
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class AdminApp:
+    """Handlers of one proxy."""
+
+    def __init__(self, hub: Hub, registry: CollectorRegistry) -> None:
+        self._hub = hub
+        self._registry = registry
+        self._started_at = int(time.time())
+        self._urls = {worker.title: worker.url for worker in hub.config.workers}
+
+    def application(self) -> web.Application:
+        """Return the routes."""
+        app = web.Application(middlewares=[openai_errors])
+        app.router.add_get("/health", self._health)
+        app.router.add_get("/ready", self._ready)
+        app.router.add_get("/fleet", self._fleet)
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/v1/models/{model:.+}", self._model)
+        for path in ("/v1/chat/completions", "/v1/completions"):
+            app.router.add_post(path, self._front_serves_it)  # makes other methods 405, not 404
+        return app
+
+    async def _health(self, request: web.Request) -> web.Response:
+        return web.Response()
+
+    async def _ready(self, request: web.Request) -> web.Response:
+        report = ready_report(self._hub.router.fleet, draining=self._hub.draining)
+        return web.json_response(report, status=200 if report["ready"] else 503)
+
+    async def _fleet(self, request: web.Request) -> web.Response:
+        hub = self._hub
+        report = fleet_report(hub.router, hub.config.policy, hub.loop.time(), self._urls)
+        return web.json_response(report)
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        text = generate_latest(self._registry)
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _models(self, request: web.Request) -> web.Response:
+        return web.json_response(models_report(self._hub.router.fleet, self._started_at))
+
+    async def _model(self, request: web.Request) -> web.Response:
+        wanted = request.match_info["model"]
+        for entry in models_report(self._hub.router.fleet, self._started_at)["data"]:
+            if entry["id"] == wanted:
+                return web.json_response(entry)
+        return _error(404, f"the model {wanted!r} does not exist", param="model", code="model_not_found")
+
+    async def _front_serves_it(self, request: web.Request) -> web.Response:
+        raise web.HTTPInternalServerError(reason="a completion must not come here")
+
+
+@web.middleware
+async def openai_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give aiohttp's own refusals (404, 405, 500) the shape that clients parse."""
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        message = f"{HTTPStatus(error.status).phrase}: {request.method} {request.path}"
+        answer = _error(error.status, message, code=HTTPStatus(error.status).name.lower())
+        if "Allow" in error.headers:
+            answer.headers["Allow"] = error.headers["Allow"]
+        return answer
+
+
+def _error(status: int, message: str, *, param: str | None = None, code: str) -> web.Response:
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    error = ApiError(status=status, message=message, type=kind, param=param, code=code)
+    return web.Response(status=status, body=error.body(), content_type="application/json")
+
+
+@contextlib.asynccontextmanager
+async def private_socket() -> AsyncIterator[tuple[socket.socket, Path]]:
+    """Bind a socket file that only this user can reach; it is gone afterwards."""
+    folder = await asyncio.to_thread(tempfile.TemporaryDirectory, prefix="baton-proxy-")
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path = Path(folder.name) / "admin.sock"
+        bound.bind(str(path))
+        yield bound, path
+    finally:
+        bound.close()
+        await asyncio.to_thread(folder.cleanup)
+
+
+@contextlib.asynccontextmanager
+async def serving_admin(app: web.Application, bound: socket.socket) -> AsyncIterator[None]:
+    """Serve `app` on a bound socket."""
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        await web.SockSite(runner, bound).start()
+        yield
+    finally:
+        await runner.cleanup()

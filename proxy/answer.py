@@ -1,0 +1,35 @@
+"""The head of a worker's answer: passed on as it came, and read for its framing alone. No I/O."""
+
+
+class AnswerHead:
+    """Status line and headers, as bytes."""
+
+    __slots__ = ("_lower", "chunked", "event_stream", "keep_alive", "raw", "status")
+
+    def __init__(self, raw: bytes, status: int, *, keep_alive: bool) -> None:
+        """`raw` ends with the blank line; `keep_alive` is what the parser makes of it."""
+        self.raw = raw
+        self.status = status
+        self._lower = lower = raw.lower()
+        self.chunked = b"\r\ntransfer-encoding:" in lower
+        self.event_stream = b"\r\ncontent-type: text/event-stream" in lower
+        self.keep_alive = keep_alive
+
+    @property
+    def ends_by_close(self) -> bool:
+        """Whether only the end of the connection ends the body."""
+        return not self.chunked and not self.has(b"content-length") and self.status not in (204, 304)
+
+    @property
+    def lets_client_stay(self) -> bool:
+        """Whether the client's connection can carry another answer after this one."""
+        return self.keep_alive and not self.ends_by_close
+
+    def has(self, name: bytes) -> bool:
+        """Whether a header stands in it; `name` in lower case."""
+        return b"\r\n" + name + b":" in self._lower
+
+    def with_lines(self, lines: bytes) -> bytes:
+        """Return the head with header lines, each with its CRLF, after the status line."""
+        status_line_end = self.raw.index(b"\r\n") + 2
+        return self.raw[:status_line_end] + lines + self.raw[status_line_end:]

@@ -1,0 +1,195 @@
+"""A request body: its top level is decoded, all below stays the client's bytes.
+
+The prefill leg gets the same fields with a few replaced; the decode leg gets the client's very bytes with
+prefill's `kv_transfer_params` spliced in before the last brace. Floats, unknown fields and odd Unicode are
+thus the worker's to judge. No I/O.
+"""
+
+import json
+
+import msgspec
+
+from .errors import ApiError, bad_request
+
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_encode = msgspec.json.Encoder().encode
+_text = msgspec.json.Decoder(str)
+_number = msgspec.json.Decoder(int)
+_items = msgspec.json.Decoder(list[msgspec.Raw])
+
+KV_FIELD = "kv_transfer_params"
+ONE, FALSE = msgspec.Raw(b"1"), msgspec.Raw(b"false")
+ASK_FOR_KV = msgspec.Raw(
+    b'{"do_remote_decode":true,"do_remote_prefill":false,"remote_engine_id":null,'
+    b'"remote_block_ids":null,"remote_host":null,"remote_port":null}'
+)
+PREFILL_DROPS = ("stream_options", "min_tokens", "best_of")
+"""Fields that contradict one token unstreamed; the decode leg validates and applies them."""
+TEXT_BYTES_PER_TOKEN = 4
+EXPLAINED_BYTES = 1024 * 1024
+"""A longer bad body is refused without looking for the field at fault."""
+
+
+class BodyError(ValueError):
+    """A body that is not usable; `error` is what to answer."""
+
+    def __init__(self, error: ApiError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class RequestBody:
+    """One parsed body."""
+
+    __slots__ = ("_fields", "_raw")
+
+    def __init__(self, raw: bytes) -> None:
+        """Split `raw`. Raises `BodyError` unless it is a JSON object."""
+        try:
+            self._fields = _fields.decode(raw)
+        except msgspec.ValidationError as error:
+            raise BodyError(bad_request("the request body must be a JSON object")) from error
+        except msgspec.DecodeError as error:
+            raise BodyError(_explain(raw, error)) from error
+        except RecursionError as error:
+            raise BodyError(bad_request("the request body is nested too deeply")) from error
+        except UnicodeDecodeError as error:
+            raise BodyError(bad_request("the request body is not UTF-8")) from error
+        # A client must not name the host that a decode worker pulls KV from.
+        if self._fields.pop(KV_FIELD, None) is not None:
+            raw = _encode(self._fields)
+        self._raw = raw
+
+    def model(self) -> str | None:
+        """Return the model's name. Raises `BodyError` unless it is a string or absent."""
+        raw = self._fields.get("model")
+        if raw is None or bytes(raw) == b"null":
+            return None
+        try:
+            return _text.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise BodyError(bad_request("model must be a string", param="model")) from error
+
+    def prompt(self) -> memoryview:
+        """Return the bytes of the messages or the prompt, empty if there are none."""
+        return memoryview(self._fields.get("messages") or self._fields.get("prompt") or b"")
+
+    def prompt_tokens(self) -> int:
+        """Estimate the prompt's length in tokens."""
+        raw = self.prompt()
+        if _is_array(raw) and _first_item(raw) in b"0123456789":
+            return bytes(raw).count(b",") + 1
+        return len(raw) // TEXT_BYTES_PER_TOKEN + 1
+
+    def output_tokens(self, guess: int) -> int:
+        """Estimate the answer's length: the client's limit, or `guess`."""
+        for name in ("max_completion_tokens", "max_tokens"):
+            limit = self._number(name)
+            if limit is not None and limit > 0:
+                return limit
+        return guess
+
+    def answers(self) -> int:
+        """Return how many answers are asked for."""
+        return max(self._number("n") or 1, self._number("best_of") or 1)
+
+    def decode_only(self) -> bool:
+        """Whether no KV hand-over can stand for the request: many prompts, logprobs of the prompt."""
+        if self._says("prompt_logprobs") or (self._says("echo") and self._says("logprobs")):
+            return True
+        prompt = self._fields.get("prompt")
+        # A long list of token ids is one prompt, and is not decoded to see that.
+        if prompt is None:
+            return False
+        raw = memoryview(prompt)
+        if not _is_array(raw) or _first_item(raw) not in b'"[{':
+            return False
+        return len(_items.decode(prompt)) != 1
+
+    def for_prefill(self) -> bytes:
+        """Return the prefill leg's body: one token, unstreamed, and the KV kept for a decode worker."""
+        fields = dict(self._fields)
+        for name in PREFILL_DROPS:
+            fields.pop(name, None)
+        fields["max_tokens"] = ONE
+        for name in ("max_completion_tokens", "n"):
+            if name in fields:
+                fields[name] = ONE
+        fields["stream"] = FALSE
+        fields[KV_FIELD] = ASK_FOR_KV
+        return _encode(fields)
+
+    def for_decode(self, kv: msgspec.Raw | None) -> list[bytes | memoryview]:
+        """Return the decode leg's body in pieces: the client's bytes, with `kv` spliced in if given."""
+        if kv is None:
+            return [self._raw]
+        end = self._raw.rindex(b"}")
+        comma = b"," if self._fields else b""
+        splice = b"".join((comma, b'"', KV_FIELD.encode(), b'":', kv, b"}"))
+        return [memoryview(self._raw)[:end], splice]
+
+    def _number(self, name: str) -> int | None:
+        raw = self._fields.get(name)
+        if raw is None:
+            return None
+        try:
+            return _number.decode(raw)
+        except msgspec.DecodeError:
+            return None  # the worker names the field
+
+    def _says(self, name: str) -> bool:
+        raw = self._fields.get(name)
+        return raw is not None and bytes(raw) not in (b"null", b"false")
+
+
+def _explain(raw: bytes, error: msgspec.DecodeError) -> ApiError:
+    """Say what is wrong with a body that msgspec refuses, naming the field that holds half a character."""
+    if b"\\u" in raw and len(raw) <= EXPLAINED_BYTES:
+        try:
+            fields = json.loads(raw)
+        except ValueError:
+            fields = None
+        for name, value in fields.items() if isinstance(fields, dict) else ():
+            if _has_lone_surrogate(name) or _has_lone_surrogate(json.dumps(value, ensure_ascii=False)):
+                shown = name.encode("ascii", "backslashreplace").decode()
+                return bad_request(f"{shown}: half of a surrogate pair is no character", param=shown)
+    return bad_request(f"the request body is not JSON: {error}")
+
+
+def _has_lone_surrogate(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _is_array(raw: memoryview) -> bool:
+    return bytes(raw[:1]) == b"["
+
+
+def _first_item(raw: memoryview) -> bytes:
+    """Return the first byte of a JSON array's first item, or of the value if it is no array."""
+    return bytes(raw[:16]).removeprefix(b"[").lstrip(b" \t\r\n")[:1]
+
+
+_NULL = msgspec.Raw(b"null")
+
+
+class _PrefillAnswer(msgspec.Struct, frozen=True):
+    kv_transfer_params: msgspec.Raw = _NULL
+
+
+class _Offer(msgspec.Struct, frozen=True):
+    remote_num_tokens: int | None = None
+
+
+_answer = msgspec.json.Decoder(_PrefillAnswer)
+_offer = msgspec.json.Decoder(_Offer)
+
+
+def read_prefill_answer(raw: bytes) -> tuple[msgspec.Raw | None, int | None]:
+    """Return the hand-over as it came, if there is one, and the prompt tokens it holds.
+
+    Raises `msgspec.DecodeError` for anything but an object.
+    """
+    kv = _answer.decode(raw).kv_transfer_params
+    if bytes(kv) == b"null":
+        return None, None
+    return kv, _offer.decode(kv).remote_num_tokens

@@ -1,0 +1,138 @@
+"""Configuration of a proxy, from a YAML file or from flags. Every default stands here, once."""
+
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import msgspec
+import yaml
+
+from .routing.fleet import Kind, Role
+from .routing.router import POLICIES
+
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the file and the key."""
+
+
+class WorkerAddress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One worker of the fleet."""
+
+    url: str
+    """`http://host:port` of its API."""
+    role: Role
+    """`prefill`, `decode` or `both`."""
+    kind: Kind = Kind.BATON
+    """`baton` or `vllm`."""
+    name: str | None = None
+    """Shown in headers, metrics and logs; `host:port` when absent."""
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme != "http" or not parts.hostname or parts.path not in ("", "/"):
+            raise ValueError(f"url must read http://host:port, got {self.url!r}")
+        if self.name is not None and not (self.name.isascii() and self.name.isprintable()):
+            raise ValueError(f"name must be printable ASCII, got {self.name!r}")
+
+    @property
+    def host(self) -> str:
+        """Host of the API."""
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def port(self) -> int:
+        """Port of the API."""
+        return urlsplit(self.url).port or 80
+
+    @property
+    def title(self) -> str:
+        """The name, given or derived."""
+        return self.name or f"{self.host}:{self.port}"
+
+
+class Timeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long each phase may take. There is no total: a long answer is not a fault."""
+
+    connect_s: Seconds = 2.0
+    """Making a connection to a worker."""
+    prefill_s: Seconds = 300.0
+    """From sending the prefill leg to its whole answer."""
+    first_byte_s: Seconds = 300.0
+    """From sending the decode leg to the first byte of its body."""
+    between_chunks_s: Seconds = 60.0
+    """From one read of the answer to the next, while the client takes them."""
+    client_stall_s: Seconds = 300.0
+    """How long a client may take nothing of an answer that waits for it."""
+    client_idle_s: Seconds = 75.0
+    """How long a kept-alive client connection may stay silent between requests."""
+    client_request_s: Seconds = 60.0
+    """How long a client may pause within one request."""
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much of anything is taken."""
+
+    body_bytes: Count = 64 * 1024 * 1024
+    """Longest request body; a longer one is answered 413."""
+    head_bytes: Count = 64 * 1024
+    """Longest request head; a longer one is answered 431."""
+    idle_connections: Annotated[int, msgspec.Meta(ge=0)] = 1024
+    """Kept-alive connections per worker."""
+    lost_attempts: Count = 3
+    """Workers that may die or hang with a request before it is given up: it may be what kills them."""
+
+
+class Probing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How workers are watched."""
+
+    interval_s: Seconds = 2.0
+    """Between looks at a ready worker."""
+    timeout_s: Seconds = 2.0
+    backoff_first_s: Seconds = 0.1
+    """Between looks at a worker that is out: doubles up to `backoff_longest_s`."""
+    backoff_longest_s: Seconds = 3.0
+    handshake_timeout_s: Seconds = 30.0
+
+
+class ProxyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One proxy and its fleet."""
+
+    workers: Annotated[tuple[WorkerAddress, ...], msgspec.Meta(min_length=1)]
+    host: str = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8000
+    """0: a free port."""
+    policy: str = "round_robin"
+    """`round_robin` or `least_tokens`."""
+    output_tokens_guess: Count = 256
+    """Expected length of an answer whose request sets no limit."""
+    timeouts: Timeouts = Timeouts()
+    limits: Limits = Limits()
+    probing: Probing = Probing()
+    drain_grace_s: Seconds = 30.0
+    """How long streams may go on after SIGTERM."""
+
+    def __post_init__(self) -> None:
+        if self.policy not in POLICIES:
+            raise ValueError(f"policy must be one of {', '.join(POLICIES)}, got {self.policy!r}")
+        titles = [worker.title for worker in self.workers]
+        if twice := {title for title in titles if titles.count(title) > 1}:
+            raise ValueError(f"workers: these stand twice: {', '.join(sorted(twice))}")
+        if not any(worker.role is not Role.PREFILL for worker in self.workers):
+            raise ValueError("workers: at least one must have role decode or both")
+
+
+def load_config(path: Path) -> ProxyConfig:
+    """Read a fleet file. Raises `ConfigError`, which names the file and the path of the bad key."""
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from error
+    try:
+        return msgspec.convert(tree, ProxyConfig)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}: {error}") from error

@@ -1,0 +1,366 @@
+"""The shell around one request's life: sends its legs, keeps its deadlines, and talks to its client.
+
+It decides nothing: `routing.life` does, and this carries the commands out.
+"""
+
+import logging
+from typing import assert_never
+
+import msgspec
+
+from .body import BodyError, RequestBody, read_prefill_answer
+from .errors import ApiError, model_not_found, stream_broken, unavailable, upstream_failed
+from .front import ClientConnection
+from .gate import closing_chunks
+from .hub import Hub
+from .leg import Leg, PrefillLeg
+from .relay_leg import RelayLeg
+from .request import ClientRequest, LegHead
+from .routing.fleet import Worker
+from .routing.life import (
+    ANSWERED,
+    Abort,
+    Command,
+    Failure,
+    Fault,
+    Probe,
+    Refuse,
+    Relay,
+    RelayLastAnswer,
+    RequestLife,
+    SendDecode,
+    SendPrefill,
+    TellBroken,
+)
+from .routing.view import RequestView
+from .watch import NEVER
+
+logger = logging.getLogger(__name__)
+
+
+class Exchange:
+    """One completion being served."""
+
+    __slots__ = (
+        "_arrived_at", "_body", "_client", "_decode", "_head", "_hub", "_kv", "_last_answer",
+        "_leg", "_leg_started_at", "_life", "_prefill", "_request", "_seen_bytes", "_stalled_at", "due",
+        "request_id",
+    )  # fmt: skip
+
+    def __init__(self, hub: Hub, client: ClientConnection, request: ClientRequest) -> None:
+        self._hub = hub
+        self._client = client
+        self._request = request
+        self._head = LegHead(request)
+        self.request_id = self._head.wanted_id
+        """What the client calls it: workers may be told a variant."""
+        self._body: RequestBody | None = None
+        self._life: RequestLife | None = None
+        self._leg: PrefillLeg | RelayLeg | None = None
+        self._kv: msgspec.Raw | None = None
+        self._prefill: Worker | None = None
+        self._decode: Worker | None = None
+        self._last_answer: PrefillLeg | RelayLeg | None = None
+        self._arrived_at = self._leg_started_at = hub.loop.time()
+        self._seen_bytes = 0
+        self._stalled_at = NEVER
+        self.due = NEVER
+
+    def begin(self) -> None:
+        """Choose workers and send the first leg, or refuse the request."""
+        try:
+            life = self._open_life()
+        except BodyError as error:
+            self._hub.counters.invalid += 1
+            self._answer_error(error.error)
+            return
+        self._hub.counters.requests_in_flight += 1
+        self._hub.counters.bytes_received += len(self._request.body)
+        self._hub.watch.add(self)
+        self._hub.exchanges.add(self)
+        self._run(life.start(self._arrived_at))
+
+    def _open_life(self) -> RequestLife:
+        hub, router = self._hub, self._hub.router
+        self._body = body = RequestBody(self._request.body)
+        model = self._known_model(body.model())
+        view = RequestView(
+            request_id=self.request_id,
+            model=model,
+            prompt=body.prompt(),
+            prompt_tokens=body.prompt_tokens(),
+            output_tokens=body.output_tokens(hub.config.output_tokens_guess),
+            answers=body.answers(),
+            decode_only=body.decode_only(),
+        )
+        self._life = RequestLife(view, router)
+        return self._life
+
+    def _known_model(self, wanted: str | None) -> str:
+        models = self._hub.router.fleet.models
+        if wanted is None and len(models) == 1:
+            return next(iter(models))
+        if wanted in models:
+            return wanted
+        if not models:
+            raise BodyError(unavailable("no worker has come up yet"))
+        if wanted is None:
+            message = f"model is missing; served are: {', '.join(sorted(models))}"
+            raise BodyError(ApiError(status=400, message=message, param="model", code="model_missing"))
+        raise BodyError(model_not_found(wanted))
+
+    # --- told by the leg
+
+    def now(self) -> float:
+        """Return the time on the loop's clock."""
+        return self._hub.loop.time()
+
+    def leg_answered(self) -> None:
+        """Prefill is done, or decode's first bytes are here."""
+        leg, life, now = self._leg, self._living(), self.now()
+        if isinstance(leg, PrefillLeg):
+            try:
+                self._kv, tokens = read_prefill_answer(leg.body)
+            except (ValueError, RecursionError) as error:
+                self.leg_failed(Failure(Fault.MALFORMED, f"not a completion: {error}"))
+                return
+            self._hub.counters.prefill_s.observe(now - self._leg_started_at)
+            self._run(life.prefill_answered(with_kv=self._kv is not None, tokens=tokens))
+        else:
+            self._hub.counters.first_byte_s.observe(now - self._leg_started_at)
+            self._hub.counters.time_to_first_byte_s.observe(now - self._arrived_at)
+            self._run(life.decode_answered())
+
+    def leg_rejected(self) -> None:
+        """A worker finds fault with the request."""
+        self._run(self._living().rejected())
+
+    def leg_failed(self, failure: Failure) -> None:
+        """No answer, or none to show."""
+        leg = self._leg
+        if failure.fault in ANSWERED and leg is not None and leg.whole:
+            self._last_answer = leg
+        worker = self._prefill if isinstance(leg, PrefillLeg) else self._decode
+        if worker is not None:
+            logger.info("%s: %s %s: %s", self.request_id, worker.name, failure.fault.value, failure.detail)
+        self._run(self._living().leg_failed(failure, self.now()))
+
+    def leg_resent(self) -> None:
+        """A kept-alive connection was stale."""
+        self._hub.counters.stale_resends += 1
+
+    def leg_ended(self) -> None:
+        """The client has the whole answer."""
+        leg = self._leg
+        assert leg is not None
+        assert leg.head is not None
+        self._hub.counters.request_s.observe(self.now() - self._arrived_at)
+        self._run(self._living().stream_ended())
+        self._finish(keep_alive=leg.head.lets_client_stay)
+
+    def leg_broken(self, failure: Failure) -> None:
+        """The answer stopped after the client had seen some of it."""
+        if self._decode is not None:
+            logger.info("%s: %s broke off: %s", self.request_id, self._decode.name, failure.detail)
+        self._run(self._living().stream_broken(failure, self.now()))
+
+    # --- told by the client's connection
+
+    def client_gone(self) -> None:
+        """Drop the leg; have workers drop the rest."""
+        if self._life is None:
+            return
+        self._drop_leg()
+        self._run(self._life.client_gone())
+        self._leave()
+
+    def pause(self) -> None:
+        """Stop reading from the worker."""
+        self._stalled_at = self.now()
+        if isinstance(self._leg, RelayLeg) and self._leg.relaying:
+            self._leg.pause()
+
+    def resume(self) -> None:
+        """Read on."""
+        self._stalled_at = NEVER
+        if isinstance(self._leg, RelayLeg) and self._leg.relaying:
+            self._set_due(self._hub.config.timeouts.between_chunks_s)
+            self._leg.resume()
+
+    # --- told by the watch
+
+    def overdue(self, now: float) -> None:
+        """A phase took too long, unless bytes came or the client is what it waits for."""
+        timeouts, leg = self._hub.config.timeouts, self._leg
+        if leg is None:
+            self.due = NEVER
+        elif not isinstance(leg, RelayLeg) or not leg.relaying:
+            leg.fail(Failure(Fault.TIMEOUT, f"no answer within {now - self._leg_started_at:.1f} s"))
+        elif leg.received != self._seen_bytes:
+            self._seen_bytes = leg.received
+            self.due = now + timeouts.between_chunks_s
+        elif self._stalled_at + timeouts.client_stall_s <= now:
+            self._client.transport.abort()
+        elif self._stalled_at != NEVER:
+            self.due = self._stalled_at + timeouts.client_stall_s
+        else:
+            leg.fail(Failure(Fault.TIMEOUT, f"nothing for {timeouts.between_chunks_s:g} s"))
+
+    # --- commands
+
+    def _run(self, commands: list[Command]) -> None:
+        for command in commands:
+            match command:
+                case SendPrefill():
+                    self._send_prefill(command)
+                case SendDecode():
+                    self._send_decode(command)
+                case Relay():
+                    self._relay()
+                case RelayLastAnswer():
+                    self._relay_last_answer()
+                case Refuse():
+                    self._answer_error(refusal(command, self._living().request.model))
+                case TellBroken():
+                    self._tell_broken(command.failure)
+                case Abort():
+                    self._hub.messages.abort(command)
+                case Probe():
+                    self._hub.messages.probe(command.worker)
+                case _:
+                    assert_never(command)
+
+    def _send_prefill(self, command: SendPrefill) -> None:
+        self._prefill, self._kv = command.worker, None
+        pool = self._hub.pools[command.worker.name]
+        body = self._sendable().for_prefill()
+        head = self._head.build(pool.host_header, command.wire_id, len(body))
+        self._start(PrefillLeg(self, pool, (head, body)), self._hub.config.timeouts.prefill_s)
+
+    def _send_decode(self, command: SendDecode) -> None:
+        self._decode = command.worker
+        if not command.with_kv:
+            self._prefill = None
+        pool = self._hub.pools[command.worker.name]
+        pieces = self._sendable().for_decode(self._kv if command.with_kv else None)
+        length = sum(map(len, pieces))
+        old = self._request.http_1_0
+        head = self._head.build(pool.host_header, command.wire_id, length, http_1_0=old)
+        self._start(RelayLeg(self, pool, (head, *pieces)), self._hub.config.timeouts.first_byte_s)
+
+    def _start(self, leg: PrefillLeg | RelayLeg, timeout_s: float) -> None:
+        self._leg = leg
+        self._set_due(timeout_s)
+        self._leg_started_at = self.due - timeout_s
+        leg.start()
+
+    def _relay(self) -> None:
+        leg = self._leg
+        assert leg is not None
+        self._forget_body()
+        if isinstance(leg, PrefillLeg):
+            self._client.transport.write(leg.answer_bytes(self._lines(leg)))
+            self.leg_ended()
+            return
+        self._seen_bytes = leg.received
+        self._set_due(self._hub.config.timeouts.between_chunks_s)
+        leg.relay_to(self._client.transport.write, self._lines(leg))
+        if self._client.stalled and leg is self._leg:
+            self.pause()
+
+    def _relay_last_answer(self) -> None:
+        leg = self._last_answer
+        if leg is None or leg.head is None:
+            self._answer_error(upstream_failed("every worker that was asked failed", timed_out=False))
+            return
+        lines = self._lines(leg)
+        if leg.head.status in (429, 503) and not leg.head.has(b"retry-after"):
+            lines += b"Retry-After: 1\r\n"
+        self._client.transport.write(leg.answer_bytes(lines))
+        self._finish(keep_alive=leg.head.lets_client_stay)
+
+    def _tell_broken(self, failure: Failure) -> None:
+        """End an event stream by an error event; cut anything else, so that its framing shows the loss."""
+        leg = self._leg
+        if isinstance(leg, RelayLeg) and leg.mendable:
+            event = stream_broken(f"the worker's answer broke off: {failure.detail}").event()
+            assert leg.head is not None
+            self._client.transport.write(closing_chunks(event) if leg.head.chunked else event)
+        self._finish(keep_alive=False)
+
+    def _answer_error(self, error: ApiError) -> None:
+        keep = self._request.keep_alive
+        self._client.transport.write(error.answer(request_id=self.request_id, close=not keep))
+        self._finish(keep_alive=keep)
+
+    def _lines(self, leg: Leg) -> bytes:
+        """Return the header lines that a worker's answer gets on its way to the client."""
+        assert leg.head is not None
+        lines = []
+        if self._prefill is not None:
+            lines.append(f"X-Baton-Prefill: {self._prefill.name}\r\n")
+        if self._decode is not None:
+            lines.append(f"X-Baton-Decode: {self._decode.name}\r\n")
+        if not leg.head.has(b"x-request-id"):
+            lines.append(f"X-Request-Id: {self.request_id}\r\n")
+        if not self._request.keep_alive and not leg.head.has(b"connection"):
+            lines.append("Connection: close\r\n")
+        return "".join(lines).encode()
+
+    # --- ending
+
+    def shut_down(self) -> None:
+        """The proxy's grace is over: end the answer in good order, or refuse the request."""
+        if isinstance(self._leg, RelayLeg) and self._leg.relaying:
+            self._leg.fail(Failure(Fault.LOST, "the proxy is shutting down"))
+            return
+        self._drop_leg()
+        self._run(self._living().client_gone())
+        self._answer_error(unavailable("the proxy is shutting down"))
+
+    def _finish(self, *, keep_alive: bool) -> None:
+        self._leave()
+        self._client.finished(keep_alive=keep_alive and self._request.keep_alive)
+
+    def _leave(self) -> None:
+        """Be gone, for everybody but the client's connection."""
+        leg, self._leg = self._leg, None
+        self.due = NEVER
+        if self._life is not None:
+            self._hub.counters.requests_in_flight -= 1
+            self._hub.exchanges.discard(self)
+            self._hub.watch.discard(self)
+        if leg is not None:
+            self._hub.counters.bytes_relayed += leg.received
+
+    def _drop_leg(self) -> None:
+        if self._leg is not None:
+            self._leg.cancel()
+
+    def _forget_body(self) -> None:
+        """Nothing will be sent again: a long answer need not keep a long prompt."""
+        self._body = None
+        self._request.body = b""
+        self._living().request.prompt = b""
+
+    def _set_due(self, timeout_s: float) -> None:
+        self.due = self._hub.loop.time() + timeout_s
+
+    def _sendable(self) -> RequestBody:
+        assert self._body is not None, "the body was given up when the answer began"
+        return self._body
+
+    def _living(self) -> RequestLife:
+        assert self._life is not None, "no leg runs before the request's life begins"
+        return self._life
+
+
+def refusal(command: Refuse, model: str) -> ApiError:
+    """Return what the client is told when no worker's own answer can be shown."""
+    failure = command.failure
+    if failure is None:
+        return unavailable(f"no decode worker is ready for model {model!r}")
+    if failure.fault is Fault.UNREACHABLE:
+        return unavailable(f"no worker could be reached: {failure.detail}")
+    message = f"every worker that was asked failed; the last: {failure.detail}"
+    return upstream_failed(message, timed_out=failure.fault is Fault.TIMEOUT)

@@ -1,0 +1,52 @@
+"""What the parts of one proxy share: built once by `server.py`, handed to every connection."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from .config import ProxyConfig
+from .counters import Counters
+from .routing.fleet import Worker
+from .routing.life import Abort
+from .routing.router import Router
+from .upstream import Pool
+from .watch import Watch
+
+
+class Messages(Protocol):
+    """What an exchange has others do: neither call waits."""
+
+    def abort(self, command: Abort) -> None:
+        """Tell a worker to drop a request."""
+        ...
+
+    def probe(self, worker: Worker) -> None:
+        """Look at a worker soon."""
+        ...
+
+
+class Closable(Protocol):
+    """Something that is being served."""
+
+    def shut_down(self) -> None:
+        """End it now, in good order."""
+        ...
+
+
+@dataclass(slots=True)
+class Hub:
+    """One proxy's shared parts."""
+
+    config: ProxyConfig
+    loop: asyncio.AbstractEventLoop
+    router: Router
+    pools: dict[str, Pool]
+    """Connections to each worker, by its name."""
+    admin_pool: Pool
+    """Connections to the admin application."""
+    watch: Watch
+    messages: Messages
+    counters: Counters = field(default_factory=Counters)
+    exchanges: set[Closable] = field(default_factory=set)
+    """Completions being served."""
+    draining: bool = False

@@ -1,0 +1,125 @@
+"""The proxy's counters in Prometheus' form, read from the plain state when they are scraped."""
+
+from collections.abc import Iterator
+from itertools import accumulate
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from .counters import SECONDS, Histogram
+from .hub import Hub
+from .reaper import Reaper
+from .routing.fleet import WorkerState
+from .routing.ledger import HandoverState
+
+
+class ProxyCollector(Collector):
+    """Reads one proxy."""
+
+    def __init__(self, hub: Hub, reaper: Reaper) -> None:
+        self._hub = hub
+        self._reaper = reaper
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric."""
+        yield from self._requests()
+        yield from self._phases()
+        yield from self._handovers()
+        yield from self._workers()
+
+    def _requests(self) -> Iterator[Metric]:
+        counters, counts = self._hub.counters, self._hub.router.counts
+        ended = CounterMetricFamily("baton_proxy_requests", "Requests by how they ended", labels=["outcome"])
+        for outcome, count in counts.outcomes.items():
+            ended.add_metric([outcome.value], count)
+        ended.add_metric(["invalid"], counters.invalid)
+        yield ended
+        retries = CounterMetricFamily(
+            "baton_proxy_retries", "Requests tried on another worker, by the leg that failed", labels=["leg"]
+        )
+        for leg, count in counts.retries.items():
+            retries.add_metric([leg], count)
+        yield retries
+        legs = CounterMetricFamily("baton_proxy_decode_legs", "Decode legs by the KV's source", labels=["kv"])
+        legs.add_metric(["handed_over"], counts.split)
+        legs.add_metric(["computed"], counts.decode_alone)
+        yield legs
+        yield _counter(
+            "baton_proxy_stale_resends", "Legs sent again on a new connection", counters.stale_resends
+        )
+        yield _counter("baton_proxy_relayed_bytes", "Bytes of answers", counters.bytes_relayed)
+        yield _counter("baton_proxy_received_bytes", "Bytes of request bodies", counters.bytes_received)
+        yield _gauge("baton_proxy_requests_in_flight", "Requests being served", counters.requests_in_flight)
+
+    def _phases(self) -> Iterator[Metric]:
+        counters = self._hub.counters
+        yield _histogram("baton_proxy_prefill_seconds", "Prefill leg, whole", counters.prefill_s)
+        yield _histogram(
+            "baton_proxy_decode_first_byte_seconds", "Decode leg to its first bytes", counters.first_byte_s
+        )
+        yield _histogram(
+            "baton_proxy_time_to_first_byte_seconds", "Request to first bytes", counters.time_to_first_byte_s
+        )
+        yield _histogram(
+            "baton_proxy_request_seconds", "Request to the end of its answer", counters.request_s
+        )
+
+    def _handovers(self) -> Iterator[Metric]:
+        ledger = self._hub.router.ledger
+        entries = GaugeMetricFamily("baton_proxy_handovers", "KV hand-overs under way", labels=["state"])
+        counts = ledger.counts()
+        for state in HandoverState:
+            if state is not HandoverState.FREED:
+                entries.add_metric([state.value], counts[state])
+        yield entries
+        held = GaugeMetricFamily(
+            "baton_proxy_handover_tokens", "Prompt tokens whose KV a prefill worker holds", labels=["worker"]
+        )
+        outstanding = ledger.outstanding_tokens()
+        for worker in self._hub.router.fleet.workers.values():
+            if worker.prefills:
+                held.add_metric([worker.name], outstanding[worker.name])
+        yield held
+        yield _counter("baton_proxy_handovers_ended", "KV hand-overs that ended", ledger.freed)
+        yield _counter("baton_proxy_handovers_released", "Of these, by explicit release", ledger.released)
+        yield _gauge(
+            "baton_proxy_aborts_pending", "Aborts that no worker has confirmed yet", len(self._reaper)
+        )
+        yield _counter("baton_proxy_aborts_unconfirmed", "Aborts given up", self._reaper.given_up)
+
+    def _workers(self) -> Iterator[Metric]:
+        labels = ["worker", "role"]
+        state = GaugeMetricFamily("baton_proxy_worker_state", "1 for its state", labels=[*labels, "state"])
+        tokens = GaugeMetricFamily("baton_proxy_worker_tokens", "Tokens in flight", labels=[*labels, "leg"])
+        requests = GaugeMetricFamily("baton_proxy_worker_requests", "Legs in flight", labels=[*labels, "leg"])
+        for worker in self._hub.router.fleet.workers.values():
+            names = [worker.name, worker.role.value]
+            for each in WorkerState:
+                state.add_metric([*names, each.value], each is worker.state)
+            tokens.add_metric([*names, "prefill"], worker.prefill_tokens)
+            tokens.add_metric([*names, "decode"], worker.decode_tokens)
+            requests.add_metric([*names, "prefill"], worker.prefill_requests)
+            requests.add_metric([*names, "decode"], worker.decode_requests)
+        yield from (state, tokens, requests)
+
+
+def registry_of(hub: Hub, reaper: Reaper) -> CollectorRegistry:
+    """Return a registry that reads this proxy."""
+    registry = CollectorRegistry()
+    registry.register(ProxyCollector(hub, reaper))
+    return registry
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(name, text, value=value)
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
+    bounds = [*map(str, SECONDS), "+Inf"]
+    buckets = list(zip(bounds, accumulate(histogram.counts), strict=True))
+    return HistogramMetricFamily(name, text, buckets=buckets, sum_value=histogram.total_s)

@@ -1,0 +1,103 @@
+"""Watches every worker: who is up, who was restarted, and that every pair shakes hands before it is used.
+
+One task a worker. The fleet keeps what is seen; a worker enters rotation when its handshakes were tried.
+"""
+
+import asyncio
+import logging
+
+from .config import Probing
+from .control import ControlError, RefusedError, WorkerControl
+from .routing.fleet import Fleet, Worker, WorkerState
+
+logger = logging.getLogger(__name__)
+
+
+class Prober:
+    """Looks at workers, in turns of their own."""
+
+    def __init__(self, fleet: Fleet, controls: dict[str, WorkerControl], probing: Probing) -> None:
+        self._fleet = fleet
+        self._controls = controls
+        self._probing = probing
+        self._wake = {name: asyncio.Event() for name in controls}
+        self._backoff_s = dict.fromkeys(controls, probing.backoff_first_s)
+        self.handshake_failures: dict[tuple[str, str], str] = {}
+        """Why a pair that could hand KV over may not: (prefill, decode) -> reason."""
+        self.changed = asyncio.Event()
+        """Set after every look."""
+
+    def start(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
+        """Begin to watch; the tasks run until they are cancelled."""
+        workers = self._fleet.workers.values()
+        return [tasks.create_task(self._watch(worker), name=f"probe {worker.name}") for worker in workers]
+
+    def probe(self, worker: Worker) -> None:
+        """Look at `worker` as soon as possible."""
+        self._wake[worker.name].set()
+
+    async def _watch(self, worker: Worker) -> None:
+        wake = self._wake[worker.name]
+        while True:
+            wake.clear()
+            await self._look(worker)
+            self.changed.set()
+            try:
+                async with asyncio.timeout(self._pause_s(worker)):
+                    await wake.wait()
+            except TimeoutError:
+                pass  # time for the next look
+
+    def _pause_s(self, worker: Worker) -> float:
+        if worker.state is WorkerState.READY:
+            self._backoff_s[worker.name] = self._probing.backoff_first_s
+            return self._probing.interval_s
+        pause_s = self._backoff_s[worker.name]
+        self._backoff_s[worker.name] = min(pause_s * 2, self._probing.backoff_longest_s)
+        return pause_s
+
+    async def _look(self, worker: Worker) -> None:
+        before = worker.state, worker.sighting.incarnation
+        now = asyncio.get_running_loop().time
+        try:
+            seen = await self._controls[worker.name].look()
+        except RefusedError as error:
+            self._fleet.unreachable(worker, str(error), now())
+        except ControlError as error:
+            self._fleet.missed(worker, str(error), now())
+        else:
+            self._fleet.sighted(worker, seen, now())
+            await self._introduce(worker)
+            self._fleet.joined(worker, now())
+        if before != (worker.state, worker.sighting.incarnation):
+            reason = f" ({worker.reason})" if worker.reason else ""
+            logger.info("worker %s is %s%s", worker.name, worker.state.value, reason)
+
+    async def _introduce(self, worker: Worker) -> None:
+        """Have every pair that `worker` makes with a present one shake hands, unless it has."""
+        present = (WorkerState.JOINING, WorkerState.READY)
+        if worker.state not in present:
+            return
+        others = [other for other in self._fleet.workers.values() if other.state in present]
+        pairs = [(worker, other) for other in others] + [(other, worker) for other in others]
+        due = [pair for pair in pairs if self._fleet.needs_handshake(*pair)]
+        async with asyncio.TaskGroup() as hands:
+            for prefill, decode in due:
+                hands.create_task(self._shake(prefill, decode), name=f"{decode.name} meets {prefill.name}")
+
+    async def _shake(self, prefill: Worker, decode: Worker) -> None:
+        pair = (prefill.name, decode.name)
+        kv = prefill.sighting.kv
+        if kv is None:
+            return
+        incarnations = (prefill.sighting.incarnation, decode.sighting.incarnation)
+        try:
+            await self._controls[decode.name].shake_hands(kv)
+        except ControlError as error:
+            if self.handshake_failures.get(pair) != str(error):
+                logger.warning("%s could not shake hands with %s: %s", decode.name, prefill.name, error)
+            self.handshake_failures[pair] = str(error)
+            return
+        if incarnations == (prefill.sighting.incarnation, decode.sighting.incarnation):
+            self.handshake_failures.pop(pair, None)
+            self._fleet.shaken(prefill, decode)

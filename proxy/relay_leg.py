@@ -1,0 +1,153 @@
+"""The leg whose answer the client gets, as it comes.
+
+Its first bytes are kept until it is known that they may be shown; then every read is handed on as it is, and
+costs a parser step, a look at its last bytes and a write.
+"""
+
+from collections.abc import Callable, Sequence
+
+import httptools
+
+from .answer import AnswerHead
+from .gate import EVENT_END, ChunkGate
+from .leg import Leg, LegOwner, fault_of
+from .routing.life import Failure, Fault
+from .upstream import Pool
+
+HELD_ANSWER_BYTES = 256 * 1024
+"""An unstreamed answer up to this size is held until it is whole: its loss can be made good elsewhere."""
+FINAL_EVENT = b"[DONE]\n\n"
+
+
+class RelayLeg(Leg):
+    """Relays an answer."""
+
+    __slots__ = ("_body_expected", "_gate", "_sink", "_tail", "_waiting")
+
+    def __init__(
+        self, owner: LegOwner, pool: Pool, pieces: Sequence[bytes | memoryview], *, body_expected: bool = True
+    ) -> None:
+        """`body_expected` is False for the answer to a HEAD request."""
+        super().__init__(owner, pool, pieces)
+        self._sink: Callable[[bytes], None] | None = None
+        self._gate: ChunkGate | None = None
+        self._waiting = b""
+        self._tail = b""
+        self._body_expected = body_expected
+
+    @property
+    def relaying(self) -> bool:
+        """Whether the client has seen some of the answer."""
+        return self._sink is not None
+
+    @property
+    def mendable(self) -> bool:
+        """Whether an event can still follow what the client has seen, within the answer's framing."""
+        head = self.head
+        if head is None or not head.event_stream:
+            return False
+        return self._gate.mendable if self._gate is not None else head.ends_by_close
+
+    def answer_bytes(self, lines: bytes) -> bytes:
+        """Return the whole answer as it came, with header lines added."""
+        assert self.head is not None
+        return self.head.with_lines(lines) + self._waiting
+
+    def relay_to(self, sink: Callable[[bytes], None], lines: bytes) -> None:
+        """Write the head, with header lines added, and everything after it to `sink`."""
+        assert self.head is not None
+        self._pieces = ()  # what was shown cannot be asked for again
+        head = self.head.with_lines(lines)
+        waiting, self._waiting = self._waiting, b""
+        if self.head.event_stream and self.head.chunked:
+            self._gate = ChunkGate()
+            waiting = self._gate.feed(waiting) + (self._gate.flush() if self._complete else b"")
+        sink(head + waiting)
+        self._tail = waiting[-len(FINAL_EVENT) :]
+        self._sink = sink
+        if self._complete:
+            self._end()
+
+    def data_received(self, data: bytes) -> None:
+        """Hand on, or keep until it may be."""
+        sink = self._sink
+        if sink is None:
+            self._before_relay(data)
+            return
+        self.received += len(data)
+        try:
+            self._feed(data)
+        except httptools.HttpParserError as error:
+            self.fail(Failure(Fault.MALFORMED, f"not an HTTP answer: {error}"))
+            return
+        if self.cancelled:
+            self.fail(Failure(Fault.MALFORMED, "two answers to one request"))
+            return
+        gate = self._gate
+        if gate is None:
+            sink(data)
+            self._tail = data[-len(FINAL_EVENT) :]
+        elif not gate.held and data.endswith(EVENT_END):
+            sink(data)
+        elif passed := gate.feed(data) + (gate.flush() if self._complete else b""):
+            sink(passed)
+        if self._complete:
+            self._end()
+
+    def closed_by_worker(self, detail: str) -> None:
+        """The end, unless it is an event stream that lacks its last event."""
+        assert self.head is not None
+        last = self._tail if self.relaying else self._waiting
+        if self.head.event_stream and not last.endswith(FINAL_EVENT):
+            self.fail(Failure(Fault.LOST, detail))
+        elif not self.relaying:
+            self._complete = True
+            self._decide()
+        else:
+            self._end()
+
+    def fail(self, failure: Failure) -> None:
+        """Give up and tell the owner: how depends on what the client has seen."""
+        self.cancel()
+        if self.relaying:
+            self.owner.leg_broken(failure)
+        else:
+            self.owner.leg_failed(failure)
+
+    def _before_relay(self, data: bytes) -> None:
+        known = self.head is not None
+        if not self.feed(data) or self.head is None:
+            return
+        if known:
+            self._waiting += data
+        else:
+            self._waiting, self._head_bytes = self._head_bytes, b""
+        if not self._body_expected:
+            self.head.keep_alive = False  # the parser waits for a body that will not come
+            self._complete = True
+        if self._complete or self._shows_enough(self.head):
+            self._decide()
+
+    def _shows_enough(self, head: AnswerHead) -> bool:
+        """Whether it may be shown before it is whole: a stream once it starts, others once they are long."""
+        if fault_of(head.status) is not None:
+            return len(self._waiting) > HELD_ANSWER_BYTES
+        return len(self._waiting) > (0 if head.event_stream else HELD_ANSWER_BYTES)
+
+    def _decide(self) -> None:
+        assert self.head is not None
+        fault = fault_of(self.head.status)
+        if fault is not None:
+            if self._complete:
+                self.let_go()
+            else:
+                self.cancel()
+            self.owner.leg_failed(Failure(fault, f"status {self.head.status}"))
+        elif self.head.status >= 400:
+            self.owner.leg_rejected()
+        else:
+            self.owner.leg_answered()
+
+    def _end(self) -> None:
+        self.let_go()
+        self.owner.leg_ended()

@@ -1,0 +1,350 @@
+"""One request, from its first leg to its last byte, with no I/O: events in, commands out.
+
+    start            choose a pair                                  -> SendPrefill | SendDecode | Refuse
+    prefill answers  its KV is advertised                           -> SendDecode
+    decode answers   its head and first bytes are here              -> Relay
+    stream ends      decode has acknowledged the KV to prefill      -> (done)
+
+A leg that fails before the first byte is tried on another worker. When it was the decode leg, prefill is done
+again, since the KV may be read or freed by now. A worker's final 4xx goes to the client as it is. Whatever
+may still hold work or KV for the request is told so by an explicit `Abort`.
+"""
+
+import enum
+from dataclasses import dataclass
+
+from .fleet import Worker
+from .ledger import HandoverEvent
+from .policy import Decision
+from .router import Outcome, Router
+from .view import RequestView
+
+
+class Phase(enum.Enum):
+    """What the request waits for."""
+
+    NEW = "new"
+    PREFILL = "prefill"
+    DECODE = "decode"
+    RELAY = "relay"
+    DONE = "done"
+
+
+class Fault(enum.Enum):
+    """How a leg failed."""
+
+    UNREACHABLE = "unreachable"
+    """No connection: the worker never saw the request."""
+    LOST = "lost"
+    """The connection ended before the answer did."""
+    TIMEOUT = "timeout"
+    MALFORMED = "malformed"
+    """What it sent is not an answer."""
+    BUSY = "busy"
+    """429 or 503: it declines for now."""
+    ERROR = "error"
+    """Another answer that says the worker failed (5xx)."""
+
+
+ANSWERED = {Fault.BUSY, Fault.ERROR}
+"""Faults for which the worker sent an answer that a client can be shown."""
+DEADLY = {Fault.LOST, Fault.TIMEOUT, Fault.MALFORMED}
+"""Faults that the request itself may have caused, and that leave the worker's work undefined."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One failed leg."""
+
+    fault: Fault
+    detail: str
+    after_loss: bool = False
+    """A connection ended under the request before this one could not be made."""
+
+
+@dataclass(frozen=True, slots=True)
+class SendPrefill:
+    """Send the prefill form of the body to `worker` under `wire_id`."""
+
+    worker: Worker
+    wire_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendDecode:
+    """Send the client's body to `worker`, with prefill's `kv_transfer_params` if `with_kv`."""
+
+    worker: Worker
+    wire_id: str
+    with_kv: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """Give the client the answer of the leg that just answered, as it comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class RelayLastAnswer:
+    """Give the client the last failed worker's own answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Give the client an error of the proxy's own."""
+
+    outcome: Outcome
+    failure: Failure | None
+    """The last leg's failure; None when no worker could be asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class TellBroken:
+    """Tell the client within its answer that the rest will not come."""
+
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """Tell `worker` to drop all work and KV that it holds under `wire_id`."""
+
+    worker: Worker
+    wire_id: str
+    """Held in the ids until the abort is done."""
+    releases: bool
+    """Whether the ledger waits for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Look at `worker` now: it just failed."""
+
+    worker: Worker
+
+
+Command = SendPrefill | SendDecode | Relay | RelayLastAnswer | Refuse | TellBroken | Abort | Probe
+NOTHING: list[Command] = []
+
+
+class RequestLife:
+    """The state of one request. Every event returns the commands that follow from it, in order."""
+
+    __slots__ = (
+        "_attempt", "_kv_held", "_lost", "_outcome", "_prefilling",
+        "decision", "phase", "request", "router", "wire_id",
+    )  # fmt: skip
+
+    def __init__(self, request: RequestView, router: Router) -> None:
+        self.request = request
+        self.router = router
+        self.phase = Phase.NEW
+        self.decision: Decision | None = None
+        self._attempt = 0
+        self._lost = 0
+        self._kv_held = False
+        self._prefilling = False
+        self._outcome = Outcome.SERVED
+        self.wire_id = ""
+        """The id workers know this attempt by: a late abort of an earlier one cannot hit it."""
+
+    # --- events
+
+    def start(self, now: float) -> list[Command]:
+        """The request is complete and well-formed."""
+        assert self.phase is Phase.NEW, self.phase
+        self.wire_id = self.router.ids.claim(self.request.request_id)
+        return self._choose(now, None)
+
+    def prefill_answered(self, *, with_kv: bool, tokens: int | None) -> list[Command]:
+        """Prefill is done; `tokens` are the prompt tokens whose KV it offers, if it tells."""
+        assert self.phase is Phase.PREFILL, self.phase
+        decision = self._decided()
+        self._leave_prefill(decision)
+        assert decision.prefill is not None
+        self.router.fleet.succeeded(decision.prefill)
+        if with_kv:
+            self.router.ledger.advertise(self.wire_id, tokens)
+            self.router.ledger.on(self.wire_id, HandoverEvent.GRANT)
+            self.router.counts.split += 1
+        else:
+            self._kv_held = False
+            self.router.ledger.on(self.wire_id, HandoverEvent.FREE)
+            self.router.counts.decode_alone += 1
+        self.phase = Phase.DECODE
+        return [SendDecode(decision.decode, self.wire_id, with_kv)]
+
+    def rejected(self) -> list[Command]:
+        """The leg's answer is a final 4xx: the request is at fault, on any worker."""
+        if self.phase is Phase.PREFILL:
+            self._leave_prefill(self._decided())
+            self._kv_held = False
+            self.router.ledger.on(self.wire_id, HandoverEvent.FREE)
+        self._outcome = Outcome.REJECTED
+        self.phase = Phase.RELAY
+        return [Relay(), *self._release_kv()]
+
+    def decode_answered(self) -> list[Command]:
+        """Decode answered with success, and its first bytes are here."""
+        assert self.phase is Phase.DECODE, self.phase
+        self.router.fleet.succeeded(self._decided().decode)
+        if self._kv_held:
+            self.router.ledger.on(self.wire_id, HandoverEvent.PULL)
+        self.phase = Phase.RELAY
+        return [Relay()]
+
+    def leg_failed(self, failure: Failure, now: float) -> list[Command]:
+        """The leg under way failed before the client saw a byte of it."""
+        assert self.phase in (Phase.PREFILL, Phase.DECODE), self.phase
+        leg = self.phase.value
+        commands = self._blame(failure, now)
+        self._lost += failure.fault in DEADLY or failure.after_loss
+        retried = self._choose(now, failure)
+        if not isinstance(retried[0], Refuse | RelayLastAnswer):
+            self.router.counts.retries[leg] += 1
+        return commands + retried
+
+    def stream_ended(self) -> list[Command]:
+        """The answer went to the client whole."""
+        if self.phase is Phase.DONE:
+            return NOTHING
+        if self._kv_held:
+            self._kv_held = False
+            self.router.ledger.on(self.wire_id, HandoverEvent.FREE)
+        return self._finish(self._outcome)
+
+    def stream_broken(self, failure: Failure, now: float) -> list[Command]:
+        """The answer stopped after its first byte."""
+        assert self.phase is Phase.RELAY, self.phase
+        decision = self._decided()
+        commands: list[Command] = [TellBroken(failure), Probe(decision.decode)]
+        self.router.fleet.failed(decision.decode, now)
+        commands += self._abort_both()
+        return commands + self._finish(Outcome.BROKEN)
+
+    def client_gone(self) -> list[Command]:
+        """Nobody waits for the answer any more."""
+        assert self.phase is not Phase.NEW, "a request that was not started has nothing to give back"
+        if self.phase is Phase.DONE:
+            return NOTHING
+        return self._abort_both() + self._finish(Outcome.CANCELLED)
+
+    # --- choosing
+
+    def _choose(self, now: float, failure: Failure | None) -> list[Command]:
+        if self._lost >= self.router.max_lost_attempts:
+            return self._give_up(failure)
+        decision = self.router.policy.decide(self.request, self.router.fleet, now)
+        if decision is None:
+            return self._give_up(failure)
+        if failure is not None:
+            self._attempt += 1
+            self.router.ids.release(self.wire_id)
+            self.wire_id = self.router.ids.claim(f"{self.request.request_id}-retry{self._attempt}")
+        self.decision = decision
+        decode = decision.decode
+        decode.decode_requests += 1
+        decode.decode_tokens += self._decode_tokens
+        if decision.prefill is None:
+            self.router.counts.decode_alone += 1
+            self.phase = Phase.DECODE
+            return [SendDecode(decode, self.wire_id, False)]
+        self._enter_prefill(decision.prefill, now)
+        return [SendPrefill(decision.prefill, self.wire_id)]
+
+    def _enter_prefill(self, prefill: Worker, now: float) -> None:
+        tokens = self.request.prompt_tokens
+        prefill.prefill_requests += 1
+        prefill.prefill_tokens += tokens
+        self.router.ledger.create(self.wire_id, prefill=prefill.name, tokens=tokens, now=now)
+        self._prefilling = self._kv_held = True
+        self.phase = Phase.PREFILL
+
+    def _give_up(self, failure: Failure | None) -> list[Command]:
+        if failure is not None and failure.fault in ANSWERED:
+            last: Command = RelayLastAnswer()
+            outcome = Outcome.UNAVAILABLE if failure.fault is Fault.BUSY else Outcome.FAILED
+        else:
+            unavailable = failure is None or failure.fault is Fault.UNREACHABLE
+            outcome = Outcome.UNAVAILABLE if unavailable else Outcome.FAILED
+            last = Refuse(outcome, failure)
+        self._finish(outcome)
+        return [last]
+
+    # --- ending legs
+
+    def _blame(self, failure: Failure, now: float) -> list[Command]:
+        """Book the failed leg's end; return what has to be said to the workers."""
+        decision = self._decided()
+        prefilled = self.phase is Phase.PREFILL
+        worker = decision.prefill if prefilled else decision.decode
+        assert worker is not None
+        (self.request.tried_prefill if prefilled else self.request.tried_decode).add(worker.name)
+        commands: list[Command] = []
+        if failure.fault is Fault.UNREACHABLE:
+            self.router.fleet.unreachable(worker, failure.detail, now)
+        elif failure.fault is not Fault.BUSY:
+            self.router.fleet.failed(worker, now)
+        if failure.fault not in ANSWERED:
+            commands.append(Probe(worker))
+        if failure.fault in DEADLY and not prefilled:
+            commands.append(self._abort(worker, releases=False))
+        if prefilled and failure.fault not in DEADLY:
+            self._kv_held = False
+            self.router.ledger.on(self.wire_id, HandoverEvent.FREE)
+        commands += self._release_kv()
+        self._leave_prefill(decision)
+        self._leave_decode(decision)
+        return commands
+
+    def _abort_both(self) -> list[Command]:
+        decision = self._decided()
+        commands = self._release_kv()
+        if self.phase in (Phase.DECODE, Phase.RELAY):
+            commands.append(self._abort(decision.decode, releases=False))
+        return commands
+
+    def _release_kv(self) -> list[Command]:
+        """Have prefill free what it may still hold for this attempt."""
+        decision = self._decided()
+        if not self._kv_held or decision.prefill is None:
+            return []
+        self._kv_held = False
+        self.router.ledger.on(self.wire_id, HandoverEvent.RELEASE)
+        return [self._abort(decision.prefill, releases=True)]
+
+    def _abort(self, worker: Worker, *, releases: bool) -> Abort:
+        self.router.ids.hold(self.wire_id)
+        return Abort(worker, self.wire_id, releases)
+
+    def _leave_prefill(self, decision: Decision) -> None:
+        if self._prefilling and decision.prefill is not None:
+            self._prefilling = False
+            decision.prefill.prefill_requests -= 1
+            decision.prefill.prefill_tokens -= self.request.prompt_tokens
+
+    def _leave_decode(self, decision: Decision) -> None:
+        decision.decode.decode_requests -= 1
+        decision.decode.decode_tokens -= self._decode_tokens
+        self.decision = None
+
+    def _finish(self, outcome: Outcome) -> list[Command]:
+        if self.decision is not None:
+            self._leave_prefill(self.decision)
+            self._leave_decode(self.decision)
+        if self.phase is not Phase.DONE:
+            self._count(outcome)
+            self.router.ids.release(self.wire_id)
+        self.phase = Phase.DONE
+        return NOTHING
+
+    def _count(self, outcome: Outcome) -> None:
+        self.router.counts.outcomes[outcome] += 1
+
+    def _decided(self) -> Decision:
+        assert self.decision is not None, f"no workers in {self.phase}"
+        return self.decision
+
+    @property
+    def _decode_tokens(self) -> int:
+        return self.request.prompt_tokens + self.request.output_tokens

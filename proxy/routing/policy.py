@@ -1,0 +1,52 @@
+"""The interface of a routing policy, and the filter that all policies share.
+
+A policy is a small class with one method. It may keep state of its own (a counter, an index) but does no I/O
+and reads no clock. A new policy is one file, one test, and one line in `router.POLICIES`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from .fleet import Fleet, Kind, Worker
+from .view import RequestView
+from .why import Why
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Who serves a request."""
+
+    decode: Worker
+    prefill: Worker | None
+    """None: the decode worker computes the prompt itself."""
+    why: Why | None = field(default=None, compare=False)
+    """Every candidate's terms; None from policies that weigh nothing."""
+
+
+class Policy(Protocol):
+    """Chooses workers."""
+
+    def decide(self, request: RequestView, fleet: Fleet, now: float) -> Decision | None:
+        """Return who serves `request`, or None when no decode worker is left for it.
+
+        Must not choose a worker in `request.tried_*`, a prefill worker that may not pair with the decode
+        worker, or any prefill worker for a `request.decode_only`.
+        """
+        ...
+
+
+def candidates(workers: Sequence[Worker], tried: set[str], now: float) -> list[Worker]:
+    """Return the workers not in `tried`; those that are cooling off only when there are no others."""
+    fit = [worker for worker in workers if worker.cooling_until <= now and worker.name not in tried]
+    return fit or [worker for worker in workers if worker.name not in tried]
+
+
+def partners(request: RequestView, fleet: Fleet, decode: Worker, now: float) -> list[Worker]:
+    """Return the prefill workers that `decode` may pull this request's KV from."""
+    # A vLLM worker pulls once for each answer, but its peer frees the blocks after the first pull.
+    if request.decode_only or (request.answers > 1 and decode.kind is Kind.VLLM):
+        return []
+    pool = fleet.pool(request.model).prefill
+    able = [worker for worker in pool if worker is not decode and fleet.may_pair(worker, decode)]
+    return candidates(able, request.tried_prefill, now)

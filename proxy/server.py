@@ -1,0 +1,232 @@
+"""One proxy process: builds the parts, listens, reports on stdout, drains at the end.
+
+`run_proxy` is the command; `running_proxy` is the same in a loop that already runs. Standard output carries
+one JSON object a line: `listening` with the address, `ready` when requests can be served, `fatal` when the
+port cannot be had. Everything meant for people goes to standard error.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import uvloop
+
+from .admin import AdminApp, private_socket, serving_admin
+from .admin_relay import AdminRelay
+from .config import ProxyConfig, Timeouts, WorkerAddress
+from .control import WorkerControl
+from .exchange import Exchange
+from .front import ClientConnection, Clients, Serving
+from .hub import Hub
+from .metrics import registry_of
+from .prober import Prober
+from .readiness import is_complete, is_ready
+from .reaper import Reaper
+from .request import ClientRequest
+from .routing.fleet import Fleet, Worker
+from .routing.life import Abort
+from .routing.router import POLICIES, Router
+from .upstream import Pool, TcpAddress, UnixAddress
+from .watch import Watch
+
+logger = logging.getLogger(__name__)
+
+SETTLE_S = 5.0
+"""How long the last aborts may take when the proxy stops."""
+SWEEP_RANGE_S = (0.005, 0.25)
+
+
+class ListenError(RuntimeError):
+    """The port cannot be had."""
+
+
+class Messenger:
+    """Carries what exchanges have to say beside their legs."""
+
+    def __init__(self, reaper: Reaper, prober: Prober) -> None:
+        self._reaper = reaper
+        self._prober = prober
+
+    def abort(self, command: Abort) -> None:
+        """Tell a worker to drop a request."""
+        self._reaper.abort(command)
+
+    def probe(self, worker: Worker) -> None:
+        """Look at a worker soon."""
+        self._prober.probe(worker)
+
+
+class Proxy:
+    """A running proxy."""
+
+    def __init__(self, hub: Hub, prober: Prober, reaper: Reaper) -> None:
+        self.hub = hub
+        self.prober = prober
+        self.reaper = reaper
+        self.clients = Clients()
+        self.host = hub.config.host
+        self.port = hub.config.port
+        self._server: asyncio.Server | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+    def accept(self) -> ClientConnection:
+        """Return the protocol of a new client connection."""
+        config = self.hub.config
+        return ClientConnection(self._serve, self.clients, self.hub.watch, config.limits, config.timeouts)
+
+    def _serve(self, client: ClientConnection, request: ClientRequest) -> Serving:
+        serving = Exchange if request.is_completion else AdminRelay
+        return serving(self.hub, client, request)
+
+    async def listen(self) -> None:
+        """Open the port. Raises `ListenError`."""
+        try:
+            self._server = await self.hub.loop.create_server(self.accept, self.host, self.port, backlog=4096)
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise ListenError(f"cannot listen on {self.host}:{self.port}: {reason}") from error
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def until_ready(self, *, complete: bool = False) -> None:
+        """Wait until requests can be served, or until every listed worker has joined."""
+        holds = is_complete if complete else is_ready
+        await self.until(lambda: holds(self.hub.router.fleet))
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until `holds`, which is asked again after every look at a worker."""
+        while not holds():
+            self.prober.changed.clear()
+            await self.prober.changed.wait()
+
+    def close(self) -> None:
+        """Drop what is left."""
+        self.hub.watch.close()
+        for client in list(self.clients.open):
+            client.transport.abort()
+        for pool in (*self.hub.pools.values(), self.hub.admin_pool):
+            pool.close()
+
+    async def drain(self, grace_s: float) -> None:
+        """Stop accepting, let answers finish for `grace_s`, end the others in good order, settle aborts."""
+        self.hub.draining = True
+        if self._server is not None:
+            self._server.close()
+        for client in list(self.clients.open):
+            client.close_when_idle()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await self.clients.all_left()
+        for exchange in list(self.hub.exchanges):
+            exchange.shut_down()
+        await self.reaper.settle(SETTLE_S)
+        for client in list(self.clients.open):
+            client.transport.close()
+
+
+@contextlib.asynccontextmanager
+async def running_proxy(config: ProxyConfig) -> AsyncIterator[Proxy]:
+    """Run a proxy in the current loop; leaving the context drains it, with the configured grace."""
+    async with (
+        private_socket() as (bound, path),
+        aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
+        asyncio.TaskGroup() as tasks,
+    ):
+        proxy = _build(config, session, tasks, path)
+        app = AdminApp(proxy.hub, registry_of(proxy.hub, proxy.reaper)).application()
+        async with serving_admin(app, bound):
+            probes = proxy.prober.start(tasks)
+            try:
+                await proxy.listen()
+                yield proxy
+                await proxy.drain(config.drain_grace_s)
+            finally:
+                for probe in probes:
+                    probe.cancel()
+                proxy.close()
+
+
+def _build(
+    config: ProxyConfig, session: aiohttp.ClientSession, tasks: asyncio.TaskGroup, admin_socket: Path
+) -> Proxy:
+    loop = asyncio.get_running_loop()
+    fleet = Fleet(Worker(each.title, each.role, each.kind) for each in config.workers)
+    router = Router(fleet, POLICIES[config.policy](), config.limits.lost_attempts)
+    controls = {each.title: WorkerControl(each, session, config.probing) for each in config.workers}
+    prober = Prober(fleet, controls, config.probing)
+    reaper = Reaper(router, controls, tasks)
+    hub = Hub(
+        config=config,
+        loop=loop,
+        router=router,
+        pools={each.title: _pool(each, config, tasks) for each in config.workers},
+        admin_pool=Pool(UnixAddress(admin_socket), tasks, connect_timeout_s=5.0, max_idle=64),
+        watch=Watch(loop, _sweep_s(config.timeouts)),
+        messages=Messenger(reaper, prober),
+    )
+    return Proxy(hub, prober, reaper)
+
+
+def _pool(worker: WorkerAddress, config: ProxyConfig, tasks: asyncio.TaskGroup) -> Pool:
+    address = TcpAddress(worker.host, worker.port)
+    timeout_s = config.timeouts.connect_s
+    return Pool(address, tasks, connect_timeout_s=timeout_s, max_idle=config.limits.idle_connections)
+
+
+def _sweep_s(timeouts: Timeouts) -> float:
+    """Return how often deadlines are looked at: a tenth of the shortest, within reason."""
+    shortest: float = min(msgspec.structs.astuple(timeouts))
+    low, high = SWEEP_RANGE_S
+    return min(max(shortest / 10, low), high)
+
+
+def run_proxy(config: ProxyConfig) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. Raises `SystemExit` when the port cannot be had."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    failure = uvloop.run(_serve(config))
+    if failure is not None:
+        _report("fatal", message=failure)
+        raise SystemExit(1)
+
+
+async def _serve(config: ProxyConfig) -> str | None:
+    """Return what kept the proxy from starting, None after a drain."""
+    failure: str | None = None
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        async with running_proxy(config) as proxy, asyncio.TaskGroup() as tasks:
+            _report("listening", host=proxy.host, port=proxy.port)
+            reporter = tasks.create_task(_report_readiness(proxy), name="report readiness")
+            await stop.wait()
+            reporter.cancel()
+            logger.info("draining: answers under way have %g s", config.drain_grace_s)
+    except* ListenError as errors:
+        failure = str(errors.exceptions[0])
+    logger.info("stopped")
+    return failure
+
+
+async def _report_readiness(proxy: Proxy) -> None:
+    await proxy.until_ready()
+    _report("ready")
+    await proxy.until_ready(complete=True)
+    logger.info("all workers have joined and all pairs have shaken hands")
+
+
+def _report(event: str, **fields: Any) -> None:
+    sys.stdout.write(msgspec.json.encode({"event": event, **fields}).decode() + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,197 @@
+"""Kept-alive connections to one server: made when needed, the last one used is the first to be used again.
+
+A connection carries one leg at a time and hands it whatever arrives; it parses nothing itself.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, cast
+
+
+class Rider(Protocol):
+    """What a leg lets its connection tell it."""
+
+    cancelled: bool
+    """The leg gave up while its connection was being made."""
+
+    def connected(self, connection: "Connection") -> None:
+        """The connection is the leg's until it ends or the leg gives it back."""
+        ...
+
+    def unreachable(self, detail: str) -> None:
+        """No connection could be made."""
+        ...
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the answer."""
+        ...
+
+    def connection_lost(self, detail: str) -> None:
+        """The connection ended while the leg had it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """A server on the network."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """A server on this machine, behind a socket file."""
+
+    path: Path
+
+
+class Connection(asyncio.Protocol):
+    """One connection. `rider` is the leg it carries, None while it is idle."""
+
+    __slots__ = ("_pool", "rider", "served", "transport")
+
+    transport: asyncio.Transport
+
+    def __init__(self, pool: "Pool") -> None:
+        self._pool = pool
+        self.rider: Rider | None = None
+        self.served = 0
+        """Answers it has carried: after the first, the server may close it at any moment."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the loop."""
+        self.transport = cast(asyncio.Transport, transport)
+        self._pool.connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the loop."""
+        if self.rider is not None:
+            self.rider.data_received(data)
+        else:
+            self.transport.abort()  # nobody asked
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the loop."""
+        self._pool.forget(self)
+        rider, self.rider = self.rider, None
+        if rider is not None:
+            rider.connection_lost(str(exc) if exc is not None else "the connection was closed")
+
+    def send(self, pieces: Iterable[bytes | memoryview]) -> None:
+        """Write a whole request."""
+        self.transport.writelines(pieces)
+
+    def give_back(self) -> None:
+        """The leg's answer is complete and the server keeps the connection open."""
+        self.rider = None
+        self.served += 1
+        self._pool.keep(self)
+
+    def drop(self) -> None:
+        """The leg wants no more of it: the server sees the connection end."""
+        self.rider = None
+        self.transport.abort()
+
+
+class Pool:
+    """The connections to one server. Owned by the event loop's thread."""
+
+    def __init__(
+        self,
+        address: TcpAddress | UnixAddress,
+        tasks: asyncio.TaskGroup,
+        *,
+        connect_timeout_s: float,
+        max_idle: int,
+    ) -> None:
+        self.address = address
+        self.connections: set[Connection] = set()
+        self._idle: list[Connection] = []
+        self._tasks = tasks
+        self._connect_timeout_s = connect_timeout_s
+        self._max_idle = max_idle
+        self._closed = False
+        self.host_header = _host_header(address)
+        """Value of `Host` for requests to it."""
+
+    def acquire(self, rider: Rider, *, fresh: bool = False) -> None:
+        """Give `rider` a connection: an idle one now unless `fresh`, else a new one once it stands."""
+        while self._idle and not fresh:
+            connection = self._idle.pop()
+            if not connection.transport.is_closing():
+                connection.rider = rider
+                rider.connected(connection)
+                return
+        self._tasks.create_task(self._connect(rider), name=f"connect to {self.address}")
+
+    def keep(self, connection: Connection) -> None:
+        """Take back a connection that may carry another leg."""
+        if self._closed or len(self._idle) >= self._max_idle:
+            connection.transport.close()
+        else:
+            self._idle.append(connection)
+
+    def forget(self, connection: Connection) -> None:
+        """The connection is gone."""
+        self.connections.discard(connection)
+        if connection.rider is None and connection in self._idle:
+            self._idle.remove(connection)
+
+    def close(self) -> None:
+        """Drop every connection."""
+        self._closed = True
+        self._idle.clear()
+        for connection in list(self.connections):
+            connection.transport.abort()
+
+    async def _connect(self, rider: Rider) -> None:
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                connection = await self._open()
+        except TimeoutError:
+            self._soon(self._tell, rider, f"no connection within {self._connect_timeout_s:g} s")
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            self._soon(self._tell, rider, reason)
+        else:
+            self._soon(self._hand_over, connection, rider)
+
+    async def _open(self) -> Connection:
+        loop = asyncio.get_running_loop()
+        match self.address:
+            case TcpAddress(host, port):
+                _, connection = await loop.create_connection(lambda: Connection(self), host, port)
+            case UnixAddress(path):
+                _, connection = await loop.create_unix_connection(lambda: Connection(self), str(path))
+        return connection
+
+    @staticmethod
+    def _soon(call: Callable[..., None], *arguments: object) -> None:
+        """Call outside of the connecting task: a fault of the rider's must not end the task's group."""
+        asyncio.get_running_loop().call_soon(call, *arguments)
+
+    def _hand_over(self, connection: Connection, rider: Rider) -> None:
+        if rider.cancelled:
+            self.keep(connection)
+        elif connection.transport.is_closing():
+            rider.unreachable("the connection was closed at once")
+        else:
+            connection.rider = rider
+            rider.connected(connection)
+
+    @staticmethod
+    def _tell(rider: Rider, detail: str) -> None:
+        if not rider.cancelled:
+            rider.unreachable(detail)
+
+
+def _host_header(address: TcpAddress | UnixAddress) -> bytes:
+    match address:
+        case TcpAddress(host, port):
+            return f"[{host}]:{port}".encode() if ":" in host else f"{host}:{port}".encode()
+        case UnixAddress():
+            return b"localhost"
