@@ -282,11 +282,14 @@ class Exchange:
     def _tell_broken(self, failure: Failure) -> None:
         """End an event stream by an error event; cut anything else, so that its framing shows the loss."""
         leg = self._leg
+        keep_alive = False
         if isinstance(leg, RelayLeg) and leg.mendable:
             event = stream_broken(f"the worker's answer broke off: {failure.detail}").event()
             assert leg.head is not None
             self._client.transport.write(closing_chunks(event) if leg.head.chunked else event)
-        self._finish(keep_alive=False)
+            # A whole chunked answer leaves the connection as its head promised: in order for the next request.
+            keep_alive = leg.head.chunked and leg.head.lets_client_stay
+        self._finish(keep_alive=keep_alive)
 
     def _answer_error(self, error: ApiError) -> None:
         keep = self._request.keep_alive
