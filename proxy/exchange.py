@@ -287,7 +287,7 @@ class Exchange:
             event = stream_broken(f"the worker's answer broke off: {failure.detail}").event()
             assert leg.head is not None
             self._client.transport.write(closing_chunks(event) if leg.head.chunked else event)
-            # A whole chunked answer leaves the connection as its head promised: in order for the next request.
+            # A whole chunked answer leaves the connection in order for the next request.
             keep_alive = leg.head.chunked and leg.head.lets_client_stay
         self._finish(keep_alive=keep_alive)
 
