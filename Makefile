@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 EXTRAS := worker,ucx,test
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test lint types pytest format bench-handover bench-kvtransfer constraints clean
+.PHONY: help venv serve test lint types pytest format bench-handover bench-kvtransfer bench-proxy constraints clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## (.*)/\1\t\2/' | expand -t 20
@@ -41,6 +41,9 @@ bench-handover: venv  ## hand-over time, decode and prefill speed over real NIXL
 
 bench-kvtransfer: venv  ## pull of KV blocks beside a bare NIXL READ loop of the same sizes
 	$(BIN)/python -P -m baton.bench.kvtransfer $(ARGS)
+
+bench-proxy: venv  ## the proxy beside vllm-router and sglang-router; ARGS="--quick" for one short round
+	$(BIN)/python -P -m baton.bench.proxy $(ARGS)
 
 constraints: venv  ## pin what .venv holds now into constraints.txt
 	@{ sed -n '/^#/p' constraints.txt; \
