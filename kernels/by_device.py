@@ -23,13 +23,14 @@ R = TypeVar("R")
 
 
 def by_device(reference: Callable[P, R]) -> Callable[P, R]:
-    """Mark an operation that has a Triton form; its first argument is a tensor."""
+    """Mark an operation that has a Triton form; its first argument is a tensor, or a tuple that starts with one."""
     if torch.version.cuda is None:
         return reference
 
     @wraps(reference)
     def dispatched(*args: P.args, **kwargs: P.kwargs) -> R:
-        if args[0].is_cuda:  # type: ignore[attr-defined]
+        first: Any = args[0]
+        if (first[0] if isinstance(first, tuple) else first).is_cuda:
             result: R = launcher(reference)(*args, **kwargs)
             return result
         return reference(*args, **kwargs)

@@ -89,6 +89,6 @@ def _decode_kernel(
         tl.store(target, mixed.to(out.dtype.element_ty), mask=mask)
     else:
         place = place * splits + part
-        tl.store(out + (place * dim)[:, None] + column[None, :], mixed, mask=mask & (begin < end))
+        tl.store(out + (place * dim)[:, None] + column[None, :], mixed, mask=mask & some[:, None])
         log = tl.where(some, top + tl.log2(tl.where(some, total, 1.0)), float("-inf"))
         tl.store(logs + place, log, mask=member < group)

@@ -13,11 +13,12 @@ import torch
 import triton
 import triton.language as tl
 
-Pointer: TypeAlias = Any
+# Triton's compiler looks annotations up and knows its own types only.
+Pointer: TypeAlias = tl.tensor
 """The first element of a tensor."""
-Number: TypeAlias = Any
+Number: TypeAlias = tl.tensor
 """A scalar known at launch: a size, a stride in elements, a factor."""
-Tile: TypeAlias = Any
+Tile: TypeAlias = tl.tensor
 """A block of values inside a kernel."""
 
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
@@ -56,9 +57,13 @@ def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
+WITHOUT_GPU = {"processors": 3}
+"""What is assumed where there is no GPU: few enough for the interpreter to send loops round."""
+
+
 def processors(device: torch.device) -> int:
-    """Multiprocessors of the GPU; under the interpreter a small number, to have loops go round."""
-    return _multiprocessors(device.index) if device.type == "cuda" else 3
+    """Multiprocessors of the GPU."""
+    return _multiprocessors(device.index) if device.type == "cuda" else WITHOUT_GPU["processors"]
 
 
 @lru_cache

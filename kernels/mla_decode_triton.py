@@ -120,6 +120,6 @@ def _decode_kernel(
         tl.store(target, mixed.to(out.dtype.element_ty), mask=mask)
     else:
         place = place * splits + part
-        tl.store(out + (place * rank)[:, None] + column[None, :], mixed, mask=mask & (begin < end))
+        tl.store(out + (place * rank)[:, None] + column[None, :], mixed, mask=mask & some[:, None])
         tl.store(logs + place, tl.where(some, top + tl.log2(tl.where(some, total, 1.0)), float("-inf")),
                  mask=head < heads)  # fmt: skip

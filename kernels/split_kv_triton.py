@@ -67,7 +67,7 @@ def _merge_kernel(
     for part in range(splits):
         log = tl.load(logs + row * splits + part)
         # An empty part was never written, so its weight of zero does not suffice.
-        mask = (column < width) & (log > float("-inf"))
+        mask = column < tl.where(log > float("-inf"), width, 0)
         value = tl.load(parts + (row * splits + part) * width + column, mask=mask, other=0.0)
         mixed += value * tl.exp2(log - top)
     mixed = tl.where(total > 0.0, mixed / tl.where(total > 0.0, total, 1.0), 0.0)

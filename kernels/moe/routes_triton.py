@@ -134,7 +134,7 @@ def _permute_kernel(
     pair = tl.program_id(0).to(tl.int64)
     row = tl.load(positions + pair).to(tl.int64)
     column = tl.program_id(1) * block + tl.arange(0, block)
-    mask = (column < width) & (row >= 0)
+    mask = column < tl.where(row >= 0, width, 0)
     value = tl.load(x + pair // top_k * x_token + column, mask=mask)
     tl.store(out + row * width + column, value, mask=mask)
 
@@ -154,7 +154,7 @@ def _unpermute_kernel(
     total = tl.zeros([block], tl.float32)
     for k in tl.static_range(top_k):
         row = tl.load(positions + token * top_k + k).to(tl.int64)
-        mask = (column < hidden) & (row >= 0)
+        mask = column < tl.where(row >= 0, hidden, 0)
         value = tl.load(outputs + row * hidden + column, mask=mask, other=0.0).to(tl.float32)
         total += value * tl.load(weights + token * top_k + k)
     tl.store(out + token * hidden + column, total.to(out.dtype.element_ty), mask=column < hidden)
