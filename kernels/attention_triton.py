@@ -104,7 +104,9 @@ def _attend_kernel(
     start = (tl.num_programs(0) - 1 - tl.program_id(0)) * block_queries
     query = start + tl.arange(0, block_queries)
     live = query < queries
-    place = q + (head // group) * q_kv_head + (head % group) * q_group + (query.to(tl.int64) * q_query)[:, None]
+    place = (
+        q + (head // group) * q_kv_head + (head % group) * q_group + (query.to(tl.int64) * q_query)[:, None]
+    )
     column = tl.arange(0, first)
     q_first = tl.load(place + column[None, :], mask=live[:, None] & (column < dim)[None, :], other=0.0)
     q_rest = q_first

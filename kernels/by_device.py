@@ -23,7 +23,7 @@ R = TypeVar("R")
 
 
 def by_device(reference: Callable[P, R]) -> Callable[P, R]:
-    """Mark an operation that has a Triton form; its first argument is a tensor, or a tuple that starts with one."""
+    """Mark an operation that has a Triton form; its first argument is a tensor or a tuple of them."""
     if torch.version.cuda is None:
         return reference
 
@@ -41,9 +41,7 @@ def by_device(reference: Callable[P, R]) -> Callable[P, R]:
 @lru_cache
 def launcher(operation: Callable[..., Any]) -> Callable[..., Any]:
     """Return the Triton launcher of an operation."""
-    found: Callable[..., Any] = getattr(
-        import_module(f"{operation.__module__}_triton"), operation.__name__
-    )
+    found: Callable[..., Any] = getattr(import_module(f"{operation.__module__}_triton"), operation.__name__)
     return found
 
 

@@ -42,7 +42,7 @@ def quantise_blocks(weight: Tensor) -> tuple[Tensor, Tensor]:
     """
     out, inner = weight.shape[-2:]
     padded = torch.nn.functional.pad(weight.float(), (0, -inner % GROUP, 0, -out % GROUP))
-    blocks = padded.unflatten(-1, (-1, GROUP)).unflatten(-3, (-1, GROUP))  # [..., rows, 128, columns, 128]
+    blocks = padded.view(*padded.shape[:-2], -(-out // GROUP), GROUP, -(-inner // GROUP), GROUP)
     scales = blocks.abs().amax((-3, -1)).clamp_(min=SMALLEST) / FP8_MAX
     values = (blocks / scales[..., :, None, :, None]).to(FP8)
     return values.flatten(-4, -3).flatten(-2)[..., :out, :inner].contiguous(), scales

@@ -28,7 +28,9 @@ def gate_sigmoid_grouped(
 ) -> Routing:
     """Launch; shapes as in the reference."""
     assert bias.shape == logits.shape[1:], f"bias {list(bias.shape)} for logits {list(logits.shape)}"
-    return _launch(_sigmoid_kernel, [logits, bias.contiguous()], top_k, num_groups, top_groups, normalise, scale)
+    return _launch(
+        _sigmoid_kernel, [logits, bias.contiguous()], top_k, num_groups, top_groups, normalise, scale
+    )
 
 
 def gate_softmax_grouped(
@@ -161,8 +163,5 @@ def _softmax_kernel(
     if top_groups < groups:
         choice = _best_groups(choice, tl.max(choice, 1), top_groups, block_groups)
     chosen_scores, chosen = _best_experts(choice, scores, expert, top_k, block_k)
-    if normalise:
-        chosen_scores = chosen_scores / (tl.sum(chosen_scores, 0) + 1e-20)
-    else:
-        chosen_scores = chosen_scores * scale
-    _store(weights, ids, chosen_scores, chosen, top_k, block_k)
+    factor = 1.0 / (tl.sum(chosen_scores, 0) + 1e-20) if normalise else scale
+    _store(weights, ids, chosen_scores * factor, chosen, top_k, block_k)

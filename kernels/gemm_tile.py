@@ -1,11 +1,11 @@
-"""One output tile of a matrix product `rows @ weight.T`, which the dense and the grouped kernels share.
+"""One tile of a matrix product `rows @ weight.T`, which the dense and the grouped kernels share.
 
-    plain     any float type, accumulated in float32 through the whole depth
-    FP8       each 128 of the depth are multiplied on the matrix units, scaled and added in float32: Hopper's FP8
-              units keep fewer bits than float32, so a long sum must not stay in them (DeepSeek-V3, 3.3.2)
+    plain   any float type, accumulated in float32 through the whole depth
+    FP8     each 128 of the depth are multiplied on the matrix units, scaled and added in float32: Hopper's
+            FP8 units keep fewer bits than float32, so a long sum must not stay in them (DeepSeek-V3, 3.3.2)
 
-A program reads `block_rows` row addresses given to it and columns `column`; addresses past the end are clamped
-by the caller, so that loads need no mask but along the depth. Only Triton files import this.
+Callers give the addresses of rows and columns and clamp those past the end, so that loads need no mask but
+along the depth. Only Triton files import this.
 """
 
 import triton.language as tl
@@ -66,7 +66,8 @@ def fp8_tile(
         else:
             inside = depth < end
             part = dot(
-                tl.load(left, mask=inside[None, :], other=0.0), tl.load(right, mask=inside[:, None], other=0.0)
+                tl.load(left, mask=inside[None, :], other=0.0),
+                tl.load(right, mask=inside[:, None], other=0.0),
             )
         factor = tl.load(row_scales + start // GROUP) * tl.load(weight_scales + start // GROUP)
         total += part * factor[:, None]

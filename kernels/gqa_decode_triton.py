@@ -1,10 +1,9 @@
 """GQA decode on a GPU over paged keys and values, keys split where the batch alone does not fill the GPU.
 
-A program holds the query heads that share one key head, padded to the 16 rows a matrix unit takes. Each key is
-read once for all of them; memory is the limit.
+A program holds the query heads that share one key head, padded to the 16 rows a matrix unit takes. Each key
+is read once for all of them; memory is the limit.
 """
 
-import torch
 import triton.language as tl
 from torch import Tensor
 
@@ -23,7 +22,8 @@ def gqa_paged_decode(
     batch, heads, dim = q.shape
     kv_heads, block_tokens = pool.shape[3:5]
     assert pool.is_contiguous(), "the pool is one contiguous tensor"
-    assert pool.shape[5] == dim and heads % kv_heads == 0, f"{list(q.shape)} against pool {list(pool.shape)}"
+    assert pool.shape[5] == dim, f"{list(q.shape)} against pool {list(pool.shape)}"
+    assert heads % kv_heads == 0, f"{list(q.shape)} against pool {list(pool.shape)}"
     assert q.stride(2) == tables.stride(1) == 1, "rows must be dense"
     assert tables.shape[0] == context_lens.shape[0] == batch, "one table and one length a sequence"
     out = q.new_empty(batch, heads, dim)

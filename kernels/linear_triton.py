@@ -23,8 +23,10 @@ def linear_fp8(x: Tensor, x_scales: Tensor, weight: Tensor, weight_scales: Tenso
     """Launch; shapes as in the reference."""
     (tokens, depth), width = x.shape, weight.shape[0]
     groups = ceil_div(depth, 128)
-    assert x.is_contiguous() and x_scales.is_contiguous(), "rows and their factors must be contiguous"
-    assert weight.is_contiguous() and weight_scales.is_contiguous(), "the weight must be contiguous"
+    assert x.is_contiguous(), "rows and their factors must be contiguous"
+    assert x_scales.is_contiguous(), "rows and their factors must be contiguous"
+    assert weight.is_contiguous(), "the weight must be contiguous"
+    assert weight_scales.is_contiguous(), "the weight must be contiguous"
     assert weight.shape[1] == depth, f"x {list(x.shape)} against weight {list(weight.shape)}"
     assert x_scales.shape == (tokens, groups), f"x_scales {list(x_scales.shape)}"
     assert weight_scales.shape == (ceil_div(width, 128), groups), f"weight_scales {list(weight_scales.shape)}"
@@ -48,7 +50,9 @@ def linear_fp8(x: Tensor, x_scales: Tensor, weight: Tensor, weight_scales: Tenso
 def split_depth(tiles: int, groups: int, processors: int) -> int:
     """Parts of the depth, a power of two, so that about as many programs run as there are processors."""
     splits = 1
-    while 2 * splits * tiles <= processors and 2 * splits * MIN_SPLIT_GROUPS <= groups and splits < MAX_SPLITS:
+    while (
+        2 * splits * tiles <= processors and 2 * splits * MIN_SPLIT_GROUPS <= groups and splits < MAX_SPLITS
+    ):
         splits *= 2
     return splits
 

@@ -5,7 +5,6 @@ blocks of entries. An entry is loaded once and used twice, as key and, its first
 At 128 heads that is 242 operations a byte, above an H200's ridge of 206: the matrix units are the limit.
 """
 
-import torch
 import triton.language as tl
 from torch import Tensor
 

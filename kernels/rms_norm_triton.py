@@ -42,7 +42,9 @@ def _launch(x: Tensor, out: Tensor, weight: Tensor, eps: float) -> None:
         x, out = x.view(-1, x.shape[-1]), out.view(-1, x.shape[-1])
     rows, width = x.numel() // x.shape[-1], x.shape[-1]
     assert x.stride(-1) == out.stride(-1) == weight.stride(-1) == 1, "rows must be dense"
-    assert weight.ndim == 1 or weight.shape == (heads, width), f"weight {list(weight.shape)} for {heads} heads"
+    assert weight.ndim == 1 or weight.shape == (heads, width), (
+        f"weight {list(weight.shape)} for {heads} heads"
+    )
     if rows == 0:
         return
     block = power_of_two(width)

@@ -54,4 +54,4 @@ def silu_mul_quantise_masked(gate_up: Tensor, counts: Tensor) -> tuple[Tensor, T
     returns  [experts, capacity, width] float8_e4m3fn, [experts, capacity, ceil(width / 128)] float32
     """
     values, scales = reference(silu_mul_quantise)(gate_up.flatten(0, 1))
-    return values.unflatten(0, gate_up.shape[:2]), scales.unflatten(0, gate_up.shape[:2])
+    return values.view(*gate_up.shape[:2], -1), scales.view(*gate_up.shape[:2], -1)

@@ -78,9 +78,7 @@ def _grid(experts: int, capacity: int, width: int) -> tuple[tuple[int, int, int]
 
 
 @jit
-def _activated(
-    gate_up: Pointer, row: Tile, mask: Tile, column: Tile, width: Number, stride: Number
-) -> Tile:
+def _activated(gate_up: Pointer, row: Tile, mask: Tile, column: Tile, width: Number, stride: Number) -> Tile:
     place = gate_up + (row * stride)[:, None] + column[None, :]
     gate = tl.load(place, mask=mask, other=0.0).to(tl.float32)
     up = tl.load(place + width, mask=mask, other=0.0).to(tl.float32)

@@ -1,4 +1,4 @@
-"""A kernel at one shape: its inputs, what it must equal, and how many bytes and operations it needs at least."""
+"""A kernel at one shape: its inputs, what it must equal, the least bytes and operations it needs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

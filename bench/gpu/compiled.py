@@ -1,7 +1,7 @@
 """Compile every kernel for Hopper on a machine without a GPU, and tell what it takes of one.
 
-Triton brings NVIDIA's assembler, so all of compilation can be had without a driver. The launchers run as ever, on
-CPU tensors of small shapes; in the place of each launch stands the compilation alone.
+Triton brings NVIDIA's assembler, so all of compilation works without a driver. The launchers run as ever,
+on CPU tensors of small shapes; in the place of each launch stands the compilation alone.
 """
 
 import re
@@ -113,9 +113,7 @@ def _resources(cubin: bytes) -> tuple[int, int]:
     with TemporaryDirectory() as folder:
         file = Path(folder) / "kernel.cubin"
         file.write_bytes(cubin)
-        listing = subprocess.run(
-            [CUOBJDUMP, "-res-usage", file], capture_output=True, text=True, check=True
-        )
+        listing = subprocess.run([CUOBJDUMP, "-res-usage", file], capture_output=True, text=True, check=True)
     usage = re.search(r"REG:(\d+) STACK:(\d+)", listing.stdout + listing.stderr)
     assert usage, f"no resources in {listing.stdout!r}"
     return int(usage[1]), int(usage[2])

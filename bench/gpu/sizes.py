@@ -1,7 +1,7 @@
 """The shapes of DeepSeek-R1 that the kernel table uses, and small ones with the same code paths.
 
-Small shapes keep every width that a kernel is compiled for, so that compiling them for a GPU that is not there,
-or interpreting them, goes through the code that full shapes run.
+Small shapes keep every width that a kernel is compiled for, so that compiling them for a GPU that is not
+there, or interpreting them, goes through the code that full shapes run.
 """
 
 from dataclasses import dataclass

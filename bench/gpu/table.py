@@ -1,4 +1,4 @@
-"""The kernels of a DeepSeek-R1 step (and of Qwen3-MoE where they differ), each at the shapes of decode or prefill."""
+"""The kernels of a DeepSeek-R1 step, and of Qwen3-MoE where they differ, at decode and prefill shapes."""
 
 from collections.abc import Callable
 
@@ -49,9 +49,13 @@ ATTENTION: list[Builder] = [
     lambda make, s: attention.gqa_decode(  # split
         make, [s.context] * 2, 4096 // 64, heads=32, kv_heads=4, dim=128
     ),
-    lambda make, s: attention.dense(make, s.heads // 4, 1, s.context, s.context, 192, 128, causal=True),
-    lambda make, s: attention.dense(make, s.heads // 4, 1, s.context, s.context, 192, 128, causal=False),
-    lambda make, s: attention.dense(make, 4, 8, s.context, s.context, 128, 128, causal=True),
+    lambda make, s: attention.dense(
+        make, s.heads // 4, 1, s.context, s.context, dim=192, v_dim=128, causal=True
+    ),
+    lambda make, s: attention.dense(
+        make, s.heads // 4, 1, s.context, s.context, dim=192, v_dim=128, causal=False
+    ),
+    lambda make, s: attention.dense(make, 4, 8, s.context, s.context, dim=128, v_dim=128, causal=True),
     lambda make, s: attention.merge(make, s.heads // 4, s.context, 128),
 ]
 
@@ -60,12 +64,10 @@ MOE: list[Builder] = [
     lambda make, s: moe.gate(make, s.decode_rows, 384, top_k=8, groups=1, top_groups=1, sigmoid=True),
     lambda make, s: moe.gate(make, s.decode_rows, 128, top_k=8, groups=1, top_groups=1, sigmoid=False),
     lambda make, s: moe.masked_routes(make, s.decode_rows, 256, 8, range(256)),
-    lambda make, s: moe.contiguous_routes(make, s.prefill_tokens, 256, 8, range(256), 128),
+    lambda make, s: moe.contiguous_routes(make, s.prefill_tokens, 256, 8, owned=range(256), alignment=128),
     lambda make, s: moe.permutation(make, s.prefill_tokens, 256, 8, HIDDEN),
     lambda make, s: moe.reduction(make, s.prefill_tokens, 256, 8, HIDDEN),
-    lambda make, s: moe.masked_gemm(
-        make, [s.expert_rows] * 4, 2 * s.expert_rows, s.depth, s.width, fp8=True
-    ),
+    lambda make, s: moe.masked_gemm(make, [s.expert_rows] * 4, 2 * s.expert_rows, s.depth, s.width, fp8=True),
     lambda make, s: moe.masked_gemm(
         make, [s.expert_rows] * 4, 2 * s.expert_rows, s.depth, s.width, fp8=False
     ),

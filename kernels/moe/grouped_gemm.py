@@ -1,8 +1,8 @@
 """One matrix product an expert, over rows grouped by expert (DeepGEMM's contiguous and masked layouts).
 
-Weights lie as published, `[experts, out, in]`; a product is `rows @ weight.T`. In FP8 both sides carry factors,
-rows one for each 128 columns, weights one for each block of 128 x 128 (`kernels/fp8.py`), and the result is
-bfloat16.
+Weights lie as published, `[experts, out, in]`; a product is `rows @ weight.T`. In FP8 both sides carry
+factors, rows one for each 128 columns, weights one for each block of 128 x 128 (`kernels/fp8.py`), and the
+result is bfloat16.
 """
 
 import torch

@@ -1,9 +1,9 @@
 """Grouped matrix products on a GPU.
 
-Contiguous: a program a tile, whose expert the tile's rows name. Masked: as many programs as the GPU holds at a
-time walk over the tiles that have rows, found from the counts on the device, so that a captured graph does no
-work for rows that are not there. Tiles of one stripe of weights follow each other: a decode step reads every
-weight once from memory and again from the cache.
+Contiguous: a program a tile, whose expert the tile's rows name. Masked: as many programs as the GPU holds at
+a time walk over the tiles that have rows, found from the counts on the device, so that a captured graph does
+no work for rows that are not there. Tiles of one stripe of weights follow each other: a decode step reads
+every weight once from memory and again from the cache.
 """
 
 import torch
@@ -85,8 +85,8 @@ def grouped_gemm_fp8_masked(
         block_rows = masked_block_rows(expected or capacity)
         _masked_fp8_kernel[(processors(rows.device),)](
             rows, row_scales, weights, weight_scales, counts, out, experts, capacity, out.shape[2], depth,
-            weights.stride(0), weight_scales.stride(0), row_scales.shape[2], power_of_two(experts), block_rows,
-            BLOCK_COLUMNS, depth % 128 == 0, num_warps=block_rows // 16, num_stages=4,
+            weights.stride(0), weight_scales.stride(0), row_scales.shape[2], power_of_two(experts),
+            block_rows, BLOCK_COLUMNS, depth % 128 == 0, num_warps=block_rows // 16, num_stages=4,
         )  # fmt: skip
     return out
 
@@ -98,17 +98,21 @@ def masked_block_rows(expected: int) -> int:
 
 def _contiguous(rows: Tensor, weights: Tensor, tiles: Tensor, dtype: torch.dtype) -> tuple[Tensor, int]:
     count, depth = rows.shape
-    assert rows.is_contiguous() and weights.is_contiguous(), "rows and weights must be contiguous"
+    assert rows.is_contiguous(), "rows and weights must be contiguous"
+    assert weights.is_contiguous(), "rows and weights must be contiguous"
     assert weights.shape[2] == depth, f"rows {list(rows.shape)} against weights {list(weights.shape)}"
-    assert tiles.shape[0] > 0 and count % tiles.shape[0] == 0, f"{count} rows in {tiles.shape[0]} tiles"
+    assert tiles.shape[0] > 0, f"{count} rows in {tiles.shape[0]} tiles"
+    assert count % tiles.shape[0] == 0, f"{count} rows in {tiles.shape[0]} tiles"
     alignment = count // tiles.shape[0]
-    assert alignment >= 16 and alignment == power_of_two(alignment), f"alignment {alignment}"
+    assert alignment >= 16, f"alignment {alignment}"
+    assert alignment == power_of_two(alignment), f"alignment {alignment}"
     out = torch.empty(count, weights.shape[1], dtype=dtype, device=rows.device)
     return out, min(alignment, MAX_BLOCK_ROWS)
 
 
 def _check_masked(rows: Tensor, weights: Tensor, counts: Tensor) -> None:
-    assert rows.is_contiguous() and weights.is_contiguous(), "rows and weights must be contiguous"
+    assert rows.is_contiguous(), "rows and weights must be contiguous"
+    assert weights.is_contiguous(), "rows and weights must be contiguous"
     assert weights.shape[::2] == rows.shape[::2], f"rows {list(rows.shape)}, weights {list(weights.shape)}"
     assert counts.shape == rows.shape[:1], "one count an expert"
 
@@ -116,7 +120,8 @@ def _check_masked(rows: Tensor, weights: Tensor, counts: Tensor) -> None:
 def _check_scales(rows: Tensor, row_scales: Tensor, weights: Tensor, weight_scales: Tensor) -> None:
     groups = ceil_div(rows.shape[-1], 128)
     expected = (weights.shape[0], ceil_div(weights.shape[1], 128), groups)
-    assert row_scales.is_contiguous() and weight_scales.is_contiguous(), "factors must be contiguous"
+    assert row_scales.is_contiguous(), "factors must be contiguous"
+    assert weight_scales.is_contiguous(), "factors must be contiguous"
     assert row_scales.shape == (*rows.shape[:-1], groups), f"row_scales {list(row_scales.shape)}"
     assert weight_scales.shape == expected, f"weight_scales {list(weight_scales.shape)}, not {expected}"
 

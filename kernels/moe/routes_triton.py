@@ -42,7 +42,8 @@ def permute(x: Tensor, routes: Routes) -> Tensor:
 
 def unpermute(outputs: Tensor, routes: Routes, weights: Tensor) -> Tensor:
     """Launch; shapes as in the reference."""
-    assert outputs.is_contiguous() and weights.is_contiguous(), "outputs and weights must be contiguous"
+    assert outputs.is_contiguous(), "outputs and weights must be contiguous"
+    assert weights.is_contiguous(), "outputs and weights must be contiguous"
     (tokens, top_k), hidden = weights.shape, outputs.shape[1]
     out = outputs.new_empty(tokens, hidden)
     if out.numel():

@@ -75,7 +75,9 @@ def test_attention_over_dense_keys(
 ) -> None:
     keys = queries if causal else 2 * queries + 5
     group = 1 if queries > 100 else 2
-    assert_equal(attention.dense(make(), 2, group, queries, keys, dim, v_dim, causal=causal, dtype=dtype))
+    assert_equal(
+        attention.dense(make(), 2, group, queries, keys, dim=dim, v_dim=v_dim, causal=causal, dtype=dtype)
+    )
 
 
 @pytest.mark.parametrize(("heads", "queries", "v_dim"), [(1, 1, 3), (3, 7, 20)])
@@ -94,7 +96,13 @@ def test_merging_of_two_parts(heads: int, queries: int, v_dim: int) -> None:
     ],
 )
 def test_mla_decode(  # noqa: PLR0917
-    lengths: list[int], max_blocks: int, heads: int, rank: int, rope: int, block_tokens: int, dtype: torch.dtype
+    lengths: list[int],
+    max_blocks: int,
+    heads: int,
+    rank: int,
+    rope: int,
+    block_tokens: int,
+    dtype: torch.dtype,
 ) -> None:
     assert_equal(
         attention.mla_decode(
@@ -113,7 +121,13 @@ def test_mla_decode(  # noqa: PLR0917
     ],
 )
 def test_gqa_decode(  # noqa: PLR0917
-    lengths: list[int], max_blocks: int, heads: int, kv_heads: int, dim: int, block_tokens: int, dtype: torch.dtype
+    lengths: list[int],
+    max_blocks: int,
+    heads: int,
+    kv_heads: int,
+    dim: int,
+    block_tokens: int,
+    dtype: torch.dtype,
 ) -> None:
     assert_equal(
         attention.gqa_decode(
@@ -125,19 +139,30 @@ def test_gqa_decode(  # noqa: PLR0917
 
 @pytest.mark.parametrize("sigmoid", [False, True])
 @pytest.mark.parametrize("normalise", [False, True])
-@pytest.mark.parametrize(("experts", "groups", "top_groups"), [(12, 1, 1), (12, 4, 2), (24, 3, 3), (32, 8, 4)])
+@pytest.mark.parametrize(
+    ("experts", "groups", "top_groups"), [(12, 1, 1), (12, 4, 2), (24, 3, 3), (32, 8, 4)]
+)
 def test_gates(experts: int, groups: int, top_groups: int, normalise: bool, sigmoid: bool) -> None:
     assert_equal(
         moe.gate(
-            make(), 5, experts, top_k=3, groups=groups, top_groups=top_groups, sigmoid=sigmoid, normalise=normalise
+            make(),
+            5,
+            experts,
+            top_k=3,
+            groups=groups,
+            top_groups=top_groups,
+            sigmoid=sigmoid,
+            normalise=normalise,
         )
     )
 
 
-@pytest.mark.parametrize(("tokens", "owned"), [(1, range(6)), (9, range(2, 5)), (150, range(6)), (3, range(7, 9))])
+@pytest.mark.parametrize(
+    ("tokens", "owned"), [(1, range(6)), (9, range(2, 5)), (150, range(6)), (3, range(7, 9))]
+)
 def test_routes(tokens: int, owned: range) -> None:
     assert_equal(moe.masked_routes(make(), tokens, 10, 2, owned))
-    assert_equal(moe.contiguous_routes(make(), tokens, 10, 2, owned, 16))
+    assert_equal(moe.contiguous_routes(make(), tokens, 10, 2, owned=owned, alignment=16))
 
 
 @pytest.mark.parametrize(("tokens", "width"), [(1, 3), (9, 100), (5, 2100)])

@@ -1,4 +1,4 @@
-"""Attention over dense keys and over the paged pool. A table's blocks are shuffled and the null block is hot."""
+"""Attention over dense keys and over the paged pool. Tables are shuffled and the null block is hot."""
 
 import torch
 from torch import Tensor
@@ -13,9 +13,9 @@ NULL_BLOCK_VALUE = 1e3
 """What block 0 holds; a kernel that lets padding in is far off."""
 
 
-def dense(  # noqa: PLR0913 - a shape has this many sides
-    make: Inputs, kv_heads: int, group: int, queries: int, keys: int, dim: int, v_dim: int, *,
-    causal: bool, dtype: torch.dtype = torch.bfloat16,
+def dense(
+    make: Inputs, kv_heads: int, group: int, queries: int, keys: int, *,
+    dim: int, v_dim: int, causal: bool, dtype: torch.dtype = torch.bfloat16,
 ) -> Case:  # fmt: skip
     """A chunk of one prompt."""
     # As engines have them: token by token, so that a head's values are not contiguous.
@@ -48,7 +48,7 @@ def merge(make: Inputs, heads: int, queries: int, v_dim: int, dtype: torch.dtype
     )
 
 
-def mla_decode(  # noqa: PLR0913 - a shape has this many sides
+def mla_decode(
     make: Inputs, lengths: list[int], max_blocks: int, *, heads: int, rank: int, rope: int,
     block_tokens: int = 64, layers: int = 1, dtype: torch.dtype = torch.bfloat16,
 ) -> Case:  # fmt: skip
@@ -68,7 +68,7 @@ def mla_decode(  # noqa: PLR0913 - a shape has this many sides
     )
 
 
-def gqa_decode(  # noqa: PLR0913 - a shape has this many sides
+def gqa_decode(
     make: Inputs, lengths: list[int], max_blocks: int, *, heads: int, kv_heads: int, dim: int,
     block_tokens: int = 64, layers: int = 1, dtype: torch.dtype = torch.bfloat16,
 ) -> Case:  # fmt: skip

@@ -33,9 +33,7 @@ def norm(make: Inputs, tokens: int, width: int, dtype: torch.dtype = torch.bfloa
     )
 
 
-def head_norm(
-    make: Inputs, tokens: int, heads: int, width: int, dtype: torch.dtype = torch.bfloat16
-) -> Case:
+def head_norm(make: Inputs, tokens: int, heads: int, width: int, dtype: torch.dtype = torch.bfloat16) -> Case:
     """Norm in place of the first heads of wider rows, a weight a head."""
     x = make.normal(tokens, heads + 1, width, dtype=dtype)[:, :heads]
     weight = make.normal(heads, width, dtype=dtype)
@@ -121,9 +119,7 @@ def quantised_activation(make: Inputs, tokens: int, width: int, dtype: torch.dty
     )
 
 
-def masked_activation(
-    make: Inputs, counts: list[int], capacity: int, width: int, *, quantised: bool
-) -> Case:
+def masked_activation(make: Inputs, counts: list[int], capacity: int, width: int, *, quantised: bool) -> Case:
     """The activation of each expert's own number of rows."""
     gate_up = make.normal(len(counts), capacity, 2 * width, dtype=torch.bfloat16)
     rows = torch.tensor(counts, dtype=torch.int32, device=make.device)

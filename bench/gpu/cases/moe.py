@@ -19,7 +19,7 @@ from ..case import Case, Inputs, Results
 from .elementwise import size
 
 
-def gate(  # noqa: PLR0913 - a shape has this many sides
+def gate(
     make: Inputs, tokens: int, experts: int, *, top_k: int, groups: int, top_groups: int, sigmoid: bool,
     normalise: bool = True,
 ) -> Case:  # fmt: skip
@@ -48,7 +48,7 @@ def gate(  # noqa: PLR0913 - a shape has this many sides
 
 
 def contiguous_routes(
-    make: Inputs, tokens: int, experts: int, top_k: int, owned: range, alignment: int
+    make: Inputs, tokens: int, experts: int, top_k: int, *, owned: range, alignment: int
 ) -> Case:
     """Grouping for prefill, some tokens dead."""
     ids = routed(make, tokens, experts, top_k)
@@ -135,9 +135,7 @@ def contiguous_gemm(
     )
 
 
-def masked_gemm(
-    make: Inputs, counts: list[int], capacity: int, depth: int, width: int, *, fp8: bool
-) -> Case:
+def masked_gemm(make: Inputs, counts: list[int], capacity: int, depth: int, width: int, *, fp8: bool) -> Case:
     """The first rows of each expert; the others hold NaN and are not compared."""
     experts = len(counts)
     rows = make.normal(experts, capacity, depth)
