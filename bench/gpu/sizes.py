@@ -15,6 +15,13 @@ class Sizes:
     prefill_tokens: int
     context: int
     heads: int
+    """Of MLA"""
+    dense_heads: int
+    """Of attention over dense keys"""
+    owned: int
+    """Experts that rows are grouped by, in place of 256"""
+    split_context: int
+    """Keys of the two sequences that are split over many programs"""
     depth: int
     """In place of 7,168, 16,384 and other input widths of products"""
     width: int
@@ -30,6 +37,9 @@ FULL = Sizes(
     prefill_tokens=8192,
     context=4096,
     heads=128,
+    dense_heads=32,
+    owned=256,
+    split_context=8192,
     depth=7168,
     width=4096,
     expert_rows=256,
@@ -38,9 +48,12 @@ FULL = Sizes(
 )
 SMALL = Sizes(
     decode_rows=2,
-    prefill_tokens=20,
-    context=150,
+    prefill_tokens=18,
+    context=100,
     heads=64,
+    dense_heads=2,
+    owned=8,
+    split_context=600,
     depth=1152,
     width=136,
     expert_rows=5,

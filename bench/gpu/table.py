@@ -41,30 +41,34 @@ ATTENTION: list[Builder] = [
         make, [s.context] * s.decode_rows, -(-s.context // 64), heads=s.heads, rank=RANK, rope=ROPE
     ),
     lambda make, s: attention.mla_decode(  # split
-        make, [8 * s.context] * 2, 8192 // 64, heads=s.heads, rank=RANK, rope=ROPE
+        make, [s.split_context] * 2, 8192 // 64, heads=s.heads, rank=RANK, rope=ROPE
     ),
     lambda make, s: attention.gqa_decode(
         make, [s.context] * s.decode_rows, -(-s.context // 64), heads=32, kv_heads=4, dim=128
     ),
     lambda make, s: attention.gqa_decode(  # split
-        make, [s.context] * 2, 4096 // 64, heads=32, kv_heads=4, dim=128
+        make, [s.split_context] * 2, 8192 // 64, heads=32, kv_heads=4, dim=128
     ),
     lambda make, s: attention.dense(
-        make, s.heads // 4, 1, s.context, s.context, dim=192, v_dim=128, causal=True
+        make, s.dense_heads, 1, s.context, s.context, dim=192, v_dim=128, causal=True
     ),
     lambda make, s: attention.dense(
-        make, s.heads // 4, 1, s.context, s.context, dim=192, v_dim=128, causal=False
+        make, s.dense_heads, 1, s.context, s.context, dim=192, v_dim=128, causal=False
     ),
-    lambda make, s: attention.dense(make, 4, 8, s.context, s.context, dim=128, v_dim=128, causal=True),
-    lambda make, s: attention.merge(make, s.heads // 4, s.context, 128),
+    lambda make, s: attention.dense(
+        make, s.dense_heads // 2, 2, s.context, s.context, dim=128, v_dim=128, causal=True
+    ),
+    lambda make, s: attention.merge(make, s.dense_heads, s.context, 128),
 ]
 
 MOE: list[Builder] = [
     lambda make, s: moe.gate(make, s.decode_rows, 256, top_k=8, groups=8, top_groups=4, sigmoid=True),
     lambda make, s: moe.gate(make, s.decode_rows, 384, top_k=8, groups=1, top_groups=1, sigmoid=True),
     lambda make, s: moe.gate(make, s.decode_rows, 128, top_k=8, groups=1, top_groups=1, sigmoid=False),
-    lambda make, s: moe.masked_routes(make, s.decode_rows, 256, 8, range(256)),
-    lambda make, s: moe.contiguous_routes(make, s.prefill_tokens, 256, 8, owned=range(256), alignment=128),
+    lambda make, s: moe.masked_routes(make, s.decode_rows, 256, 8, range(s.owned)),
+    lambda make, s: moe.contiguous_routes(
+        make, s.prefill_tokens, 256, 8, owned=range(s.owned), alignment=128
+    ),
     lambda make, s: moe.permutation(make, s.prefill_tokens, 256, 8, HIDDEN),
     lambda make, s: moe.reduction(make, s.prefill_tokens, 256, 8, HIDDEN),
     lambda make, s: moe.masked_gemm(make, [s.expert_rows] * 4, 2 * s.expert_rows, s.depth, s.width, fp8=True),
