@@ -6,7 +6,7 @@ on CPU tensors of small shapes; in the place of each launch stands the compilati
 
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from triton.runtime.jit import JITFunction
 
 from ...kernels.jit import WITHOUT_GPU
 from .sizes import SMALL
-from .table import KERNELS, inputs
+from .table import KERNELS, Builder, inputs
 
 HOPPER = GPUTarget("cuda", 90, 32)
 SHARED_BYTES = 227 * 1024
@@ -64,9 +64,9 @@ class _NoDriver:
         return 0
 
 
-def compile_all() -> Iterator[Compiled]:
-    """Compile the kernels of each case of the table."""
-    for build in KERNELS:
+def compile_all(builders: Sequence[Builder] = KERNELS) -> Iterator[Compiled]:
+    """Compile the kernels of each case of a table."""
+    for build in builders:
         case = build(inputs(torch.device("cpu")), SMALL)
         with _compiling() as kernels:
             case.run()

@@ -82,10 +82,8 @@ class Report:
 def rate_lines(rates: Rates) -> list[str]:
     """The measured rates."""
     fp8 = f"{rates.fp8_flops_per_s / 1e12:.0f}" if rates.fp8_flops_per_s else "not measured"
-    return [
-        f"copy {rates.copy_bytes_per_s / 1e12:.2f} TB/s, "
-        + f"bfloat16 {rates.bf16_flops_per_s / 1e12:.0f} TFLOPS, FP8 {fp8} TFLOPS"
-    ]
+    copy, bf16 = rates.copy_bytes_per_s / 1e12, rates.bf16_flops_per_s / 1e12
+    return [f"copy {copy:.2f} TB/s, bfloat16 {bf16:.0f} TFLOPS, FP8 {fp8} TFLOPS"]
 
 
 def kernel_lines(kernels: list[KernelResult]) -> list[str]:
@@ -100,11 +98,9 @@ def kernel_lines(kernels: list[KernelResult]) -> list[str]:
 
 def decode_lines(results: list[DecodeResult]) -> list[str]:
     """A row a batch size and context."""
-    lines = [
-        "| batch | context | attention us | MoE us | layer us | limit us | of limit | tok/s | limit tok/s "
-        + "| DeepEP waited for, tok/s | DeepEP overlapped, tok/s |",
-        "|" + "---|" * 11,
-    ]
+    columns = ["batch", "context", "attention us", "MoE us", "layer us", "limit us", "of limit"]
+    columns += ["tok/s", "tok/s at the limit", "tok/s, DeepEP waited for", "tok/s, DeepEP overlapped"]
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     return lines + [
         f"| {r.batch} | {r.context} | {r.attention_us:.1f} | {r.moe_us:.1f} | {r.layer_us:.1f} "
         f"| {r.limit.total:.1f} | {r.share_of_limit:.0%} | {r.tokens_per_s:.0f} "
