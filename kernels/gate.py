@@ -8,10 +8,13 @@ token are distinct and in no order.
 import torch
 from torch import Tensor
 
+from .by_device import by_device
+
 Routing = tuple[Tensor, Tensor]
 """Weights and ids, both [tokens, top_k]."""
 
 
+@by_device
 def gate_sigmoid_grouped(
     logits: Tensor,
     bias: Tensor,
@@ -42,6 +45,7 @@ def gate_sigmoid_grouped(
     return weights.mul_(scale), ids
 
 
+@by_device
 def gate_softmax_grouped(
     logits: Tensor, *, top_k: int, num_groups: int, top_groups: int, normalise: bool, scale: float
 ) -> Routing:
