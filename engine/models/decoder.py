@@ -48,12 +48,15 @@ class Decoder:
         layers: list[Layer],
         *,
         digest: str,
+        is_in_step: bool = False,
     ) -> None:
+        """Put the parts together; with `is_in_step`, other ranks wait for every layer of every step."""
         self.config = config
         self._geometry = geometry
         self._weights = weights
         self._layers = layers
         self._digest = digest
+        self._is_in_step = is_in_step
 
     def kv_layout(self, block_tokens: int) -> KvLayout:
         """Return what a KV block of this model is made of."""
@@ -85,7 +88,7 @@ class Decoder:
             x = layer.attention.prefill(x, kv, step, index)
             if index == last:  # past its attention only the rows with wanted logits matter
                 x, stream = (rows.index_select(0, batch.logit_rows) for rows in (x, stream))
-                if not x.shape[0]:
+                if not x.shape[0] and not self._is_in_step:
                     return x.new_empty(0, self.config.vocab_size, dtype=torch.float32)
             x = layer.mlp(add_rms_norm(x, stream, layer.mlp_norm, eps))
             x = add_rms_norm(x, stream, self._norm_after(index), eps)

@@ -28,8 +28,12 @@ def load(
     dtype: str | torch.dtype | None,
     on_progress: OnProgress | None,
     experts: range | None = None,
+    backend: MoeBackend | None = None,
 ) -> Decoder:
-    """Load a model; of the routed experts only those in `experts`, all without it."""
+    """Load a model; of the routed experts only those in `experts`, all without it.
+
+    backend  reaches the experts of other ranks; absent: all experts are here
+    """
     config = read_model_config(folder)
     checkpoint = Checkpoint(folder)
     device = torch.device(device)
@@ -42,9 +46,17 @@ def load(
         wanted=lambda name: _is_wanted(name, config, owned),
         on_progress=on_progress or ignore_progress,
     )
+    moe = backend or LocalMoe()
     surroundings = _surroundings(weights, config, device)
-    layers = [_layer(weights, index, config, owned, LocalMoe()) for index in range(config.num_layers)]
-    return Decoder(config, _geometry(config), surroundings, layers, digest=model_digest(config, checkpoint))
+    layers = [_layer(weights, index, config, owned, moe) for index in range(config.num_layers)]
+    return Decoder(
+        config,
+        _geometry(config),
+        surroundings,
+        layers,
+        digest=model_digest(config, checkpoint),
+        is_in_step=backend is not None,
+    )
 
 
 def _compute_dtype(config: ModelConfig, device: torch.device, dtype: str | torch.dtype | None) -> torch.dtype:

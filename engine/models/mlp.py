@@ -80,8 +80,11 @@ class MoeMlp:
     def __call__(self, x: Tensor) -> Tensor:
         """Apply routed and shared experts."""
         weights, ids = self._route(torch.mm(x.float(), self._router))
-        routed = self._backend.run(x, ids, weights, self._experts)
-        return routed if self._shared is None else routed.add_(self._shared(x))
+        combining = self._backend.begin(x, ids, weights, self._experts).compute()
+        if self._shared is None:
+            return combining()
+        shared = self._shared(x)  # while the routed experts' sums are on their way back
+        return combining().add_(shared)
 
 
 def _route(weights: Weights, prefix: str, moe: MoeConfig) -> Route:
