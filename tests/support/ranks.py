@@ -39,8 +39,8 @@ def run_ranks(size: int, function: RankFunction, *arguments: Any) -> list[Any]:
         for receiver, process in ends:
             process.join(DEADLINE_S)
             receiver.close()
-    for rank in range(size):
-        assert not isinstance(results[rank], _Failed), f"rank {rank} failed:\n{results[rank].text}"
+    failures = [f"rank {rank}: {r.text}" for rank, r in sorted(results.items()) if isinstance(r, _Failed)]
+    assert not failures, "\n".join(failures)
     return [results[rank] for rank in range(size)]
 
 
