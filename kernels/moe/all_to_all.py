@@ -1,7 +1,7 @@
 """The backend that sends a token only to the ranks that own experts of its.
 
-    prepare   one row for each (token, rank) pair, whatever the number of its experts there
-    finalize  weight and sum locally, one row for each pair back, add up at the token's rank
+prepare   one row for each (token, rank) pair, whatever the number of its experts there
+finalize  weight and sum locally, one row for each pair back, add up at the token's rank
 """
 
 import torch

@@ -95,8 +95,8 @@ class StagedMoe(Generic[Rows]):
                 f"{type(pair).__name__} gives {pair.format.value} rows, "
                 f"the experts stage takes {stage.format.value} ones"
             )
-        self._pair = pair
-        self._stage = stage
+        self._pair: PrepareFinalize[Rows] = pair
+        self._stage: ExpertsStage[Rows] = stage
 
     def begin(self, x: Tensor, ids: Tensor, weights: Tensor, experts: ExpertWeights) -> "StagedBegun[Rows]":
         """Start the dispatch."""
