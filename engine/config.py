@@ -79,6 +79,14 @@ class RanksConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     CPU `all_to_all`."""
     fp8_dispatch: bool = False
     """DeepEP sends rows to experts in block-FP8."""
+    redundant_experts: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Slots for experts beyond one each, over all ranks; the busiest experts are replicated into them."""
+    balance_interval_steps: Annotated[int, msgspec.Meta(ge=1)] | None = 3000
+    """Experts are placed anew every so many steps; none: never. Without redundant experts, never too."""
+    balance_window_steps: Annotated[int, msgspec.Meta(ge=1)] = 1000
+    """By the load of so many steps before."""
+    nodes: Annotated[int, msgspec.Meta(ge=1)] = 1
+    """Hosts that the ranks are spread over, alike."""
     timeout_s: float = 300.0
     """A rank that is not heard of for so long fails the group; it covers the loading of the weights."""
     idle_steps: Annotated[int, msgspec.Meta(ge=1)] = 16

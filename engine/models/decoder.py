@@ -10,7 +10,7 @@ from ...kvtransfer.layout import KvLayout
 from ..batch import DecodeBatch, PrefillBatch
 from .attention import Attention, Geometry
 from .config import ModelConfig
-from .mlp import Mlp
+from .mlp import Mlp, MoeMlp
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,11 @@ class Decoder:
         self._layers = layers
         self._digest = digest
         self._is_in_step = is_in_step
+
+    @property
+    def moe_layers(self) -> list[MoeMlp]:
+        """The mixtures of experts, in order."""
+        return [layer.mlp for layer in self._layers if isinstance(layer.mlp, MoeMlp)]
 
     def kv_layout(self, block_tokens: int) -> KvLayout:
         """Return what a KV block of this model is made of."""

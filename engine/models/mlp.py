@@ -9,6 +9,7 @@ from torch import Tensor
 from ...kernels.gate import Routing, gate_sigmoid_grouped, gate_softmax_grouped
 from ...kernels.moe.backend import MoeBackend
 from ...kernels.moe.experts import ExpertWeights
+from ...kernels.moe.replicas import ReplicaTable
 from ...kernels.silu_mul import silu_mul
 from ..checkpoint.weights import Weights
 from .config import ModelConfig, MoeConfig, Scoring
@@ -49,38 +50,53 @@ class MoeMlp:
         experts: ExpertWeights,
         shared: DenseMlp | None,
         backend: MoeBackend,
+        replicas: ReplicaTable | None = None,
     ) -> None:
-        """Take the router's matrix `[hidden, experts]` in float32 and what its logits are routed by."""
+        """Take the router's matrix `[hidden, experts]` in float32 and what its logits are routed by.
+
+        replicas  which slots hold the experts; absent: expert `e` is in slot `e`
+        """
         self._router = router
         self._route = route
-        self._experts = experts
+        self.experts = experts
+        self.replicas = replicas
         self._shared = shared
         self._backend = backend
 
     @classmethod
     def read(
-        cls, weights: Weights, prefix: str, config: ModelConfig, owned: range, backend: MoeBackend
+        cls, weights: Weights, prefix: str, config: ModelConfig, owned: range, backend: MoeBackend, slots: int
     ) -> "MoeMlp":
-        """Read one mixture of experts; of the routed experts only the owned."""
+        """Read one mixture of experts; of the routed experts only those of the owned slots.
+
+        slots  of all ranks together; slot `s` begins with expert `s % num_experts`
+        """
         moe, hidden = config.moe, config.hidden_size
+        own = [slot % moe.num_experts for slot in owned]
         router = weights.tensor(f"{prefix}.gate.weight", (moe.num_experts, hidden), torch.float32)
         pair = [("gate_proj.weight", moe.intermediate_size), ("up_proj.weight", moe.intermediate_size)]
         experts = ExpertWeights.of(
             owned,
-            weights.experts(f"{prefix}.experts", owned, pair, hidden),
+            weights.experts(f"{prefix}.experts", own, pair, hidden),
             weights.experts(
-                f"{prefix}.experts", owned, [("down_proj.weight", hidden)], moe.intermediate_size
+                f"{prefix}.experts", own, [("down_proj.weight", hidden)], moe.intermediate_size
             ),
         )
         shared = None
         if moe.shared_intermediate_size:
             shared = DenseMlp.read(weights, f"{prefix}.shared_experts", hidden, moe.shared_intermediate_size)
-        return cls(router.t().contiguous(), _route(weights, prefix, moe), experts, shared, backend)
+        replicas = None
+        if slots > moe.num_experts:
+            replicas = ReplicaTable(moe.num_experts, slots, offset=owned.start, device=router.device)
+        route = _route(weights, prefix, moe)
+        return cls(router.t().contiguous(), route, experts, shared, backend, replicas)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Apply routed and shared experts."""
         weights, ids = self._route(torch.mm(x.float(), self._router))
-        combining = self._backend.begin(x, ids, weights, self._experts).compute()
+        if self.replicas is not None:
+            ids = self.replicas.slots_of(ids)
+        combining = self._backend.begin(x, ids, weights, self.experts).compute()
         if self._shared is None:
             return combining()
         shared = self._shared(x)  # while the routed experts' sums are on their way back

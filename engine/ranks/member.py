@@ -4,13 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from ..config import WorkerConfig
+from ..balance.packing import Cluster
+from ..config import RanksConfig, WorkerConfig
 from ..models import Model
 from ..models.architectures import read_model_config
+from ..models.config import ModelConfig
 from ..models.loading import load
 from ..runner import StepRunner
 from .group import RankGroup
-from .moe import make_backend, owned_experts
+from .moe import make_backend, owned_slots
+from .rebalance import Rebalancer
 from .runner import LockstepRunner, PhasedModel
 
 
@@ -25,17 +28,30 @@ def load_share(config: WorkerConfig, group: RankGroup, on_progress: OnProgress) 
     """Load everything but the experts of other ranks."""
     folder = Path(config.model)
     shape = read_model_config(folder)
-    experts = owned_experts(group.rank, group.size, shape.moe.num_experts)
+    assert config.ranks is not None
+    slots = owned_slots(config.ranks, shape.moe.num_experts)
     backend = make_backend(config, shape, group.collectives)
     model = load(
         folder,
         device=config.device,
         dtype=config.dtype,
         on_progress=on_progress,
-        experts=experts,
+        experts=slots,
         backend=backend,
+        redundant=config.ranks.redundant_experts,
     )
-    return PhasedModel(model, backend)
+    rebalancer = Rebalancer(model.moe_layers, group.collectives, cluster_of(config.ranks, shape), config.ranks)
+    return PhasedModel(model, backend, rebalancer)
+
+
+def cluster_of(ranks: RanksConfig, shape: ModelConfig) -> Cluster:
+    """Return where experts can be placed."""
+    return Cluster(
+        slots=shape.moe.num_experts + ranks.redundant_experts,
+        ranks=ranks.size,
+        nodes=ranks.nodes,
+        groups=shape.moe.num_groups,
+    )
 
 
 def run_in_step(

@@ -14,16 +14,20 @@ from ...kernels.moe.deepep_elastic import DeepEpElasticBatched, DeepEpElasticCon
 from ...kernels.moe.deepep_high_throughput import DeepEpHighThroughput
 from ...kernels.moe.deepep_low_latency import DeepEpLowLatency
 from ...kernels.moe.phases import PhasedMoe
-from ..config import MoeBackendName, Role, WorkerConfig
+from ..config import MoeBackendName, RanksConfig, Role, WorkerConfig
 from ..models.config import ConfigError, ModelConfig
 
 
-def owned_experts(rank: int, size: int, num_experts: int) -> range:
-    """Return the run of experts that a rank owns. Raises `ConfigError` unless all runs are alike."""
-    if num_experts % size:
-        raise ConfigError(f"ranks.size {size} does not divide the model's {num_experts} experts")
-    share = num_experts // size
-    return range(rank * share, (rank + 1) * share)
+def owned_slots(ranks: RanksConfig, num_experts: int) -> range:
+    """Return the run of expert slots that a rank owns. Raises `ConfigError` unless all runs are alike."""
+    slots = num_experts + ranks.redundant_experts
+    if slots % ranks.size:
+        raise ConfigError(
+            f"ranks.size {ranks.size} does not divide the model's {num_experts} experts "
+            f"and {ranks.redundant_experts} redundant ones"
+        )
+    share = slots // ranks.size
+    return range(ranks.rank * share, (ranks.rank + 1) * share)
 
 
 def default_backend(config: WorkerConfig) -> MoeBackendName:
@@ -39,7 +43,8 @@ def make_backend(config: WorkerConfig, model: ModelConfig, collectives: Collecti
     """Return the backend of this rank. Raises `DeepEpError` where DeepEP cannot serve the model."""
     assert config.ranks is not None
     name = config.ranks.moe_backend or default_backend(config)
-    share = model.moe.num_experts // collectives.size
+    slots = model.moe.num_experts + config.ranks.redundant_experts
+    share = slots // collectives.size
     match name:
         case MoeBackendName.ALLGATHER_REDUCESCATTER:
             return PhasedMoe(
@@ -64,10 +69,11 @@ def _low_latency(config: WorkerConfig, model: ModelConfig, share: int) -> Phased
     """Low-latency kernels for decode; prompts, which may be longer than a frame, by the normal ones."""
     assert config.ranks is not None
     rows = _frame_rows(config)
-    buffer = open_low_latency(_world(), model.hidden_size, rows, model.moe.num_experts)
+    slots = share * config.ranks.size
+    buffer = open_low_latency(_world(), model.hidden_size, rows, slots)
     pair = DeepEpLowLatency(
         buffer,
-        num_experts=model.moe.num_experts,
+        num_experts=slots,
         ranks=config.ranks.size,
         hidden=model.hidden_size,
         top_k=model.moe.top_k,
@@ -78,20 +84,21 @@ def _low_latency(config: WorkerConfig, model: ModelConfig, share: int) -> Phased
 
 
 def _elastic(config: WorkerConfig, model: ModelConfig, share: int) -> PhasedMoe:
-    most, experts = max(config.max_batched_tokens, _frame_rows(config)), model.moe.num_experts
+    assert config.ranks is not None
+    most, slots = max(config.max_batched_tokens, _frame_rows(config)), share * config.ranks.size
     prompts, rows = (
         open_elastic(_world(), model.hidden_size, model.moe.top_k, tokens)
         for tokens in (most, _frame_rows(config))
     )
     return PhasedMoe(
-        StagedMoe(DeepEpElasticContiguous(prompts, experts), CONTIGUOUS_EXPERTS),
-        StagedMoe(DeepEpElasticBatched(rows, experts, share), BATCHED_EXPERTS),
+        StagedMoe(DeepEpElasticContiguous(prompts, slots), CONTIGUOUS_EXPERTS),
+        StagedMoe(DeepEpElasticBatched(rows, slots, share), BATCHED_EXPERTS),
     )
 
 
 def _normal(config: WorkerConfig, model: ModelConfig, share: int, buffer: SharedBuffer) -> MoeBackend:
     assert config.ranks is not None
-    pair = DeepEpHighThroughput(buffer, model.moe.num_experts, share, fp8=config.ranks.fp8_dispatch)
+    pair = DeepEpHighThroughput(buffer, share * config.ranks.size, share, fp8=config.ranks.fp8_dispatch)
     staged: StagedMoe[Any] = StagedMoe(pair, CONTIGUOUS_EXPERTS)
     return staged
 

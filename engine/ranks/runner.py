@@ -21,6 +21,7 @@ from ..sequence import Sequence, new_request
 from ..step import Chunk, Step
 from .errors import GroupFailedError
 from .lockstep import Lockstep, Plan, Pulse, Wish, as_numbers, as_plan
+from .rebalance import Rebalancer
 
 
 class Bells(Protocol):
@@ -52,9 +53,10 @@ class Group(Protocol):
 class PhasedModel:
     """A model that tells its experts' backend which phase a pass is of; implements `Model`."""
 
-    def __init__(self, model: Model, moe: PhasedMoe) -> None:
+    def __init__(self, model: Model, moe: PhasedMoe, rebalancer: Rebalancer) -> None:
         self._model = model
         self._moe = moe
+        self.rebalancer = rebalancer
         self.decode_rows = 1
         """What the ranks agreed to pad decode batches to."""
 
@@ -139,11 +141,17 @@ class LockstepRunner:
     def _run(self, step: Step, plan: Plan) -> list[SampledToken | None]:
         self._model.decode_rows = self._bucket_of(plan.decode_rows) if plan.decode_rows else 0
         if plan.has_chunks and not step.chunks:
-            self._runner.run(Step(chunks=[Chunk(self._prompt, 1)]))
+            self._run_dummy(Step(chunks=[Chunk(self._prompt, 1)]))
         draws = [] if step.is_empty else self._runner.run(step)
         if plan.decode_rows and not step.decode:
-            self._runner.run(Step(decode=[self._row]))
+            self._run_dummy(Step(decode=[self._row]))
+        if not plan.is_empty:
+            self._model.rebalancer.after_step()
         return draws
+
+    def _run_dummy(self, step: Step) -> None:
+        with self._model.rebalancer.uncounted():
+            self._runner.run(step)
 
 
 def _dummy(computed: int) -> Sequence:

@@ -54,6 +54,14 @@ class Collectives(Protocol):
         """Send rank `r` the number `values[r]`; return what each sent; waits."""
         ...
 
+    def add_up(self, tensor: Tensor) -> None:
+        """Replace the tensor by its sum over all ranks; waits."""
+        ...
+
+    def exchange(self, sent: list[tuple[int, Tensor]], received: list[tuple[int, Tensor]]) -> None:
+        """Send tensors to ranks and receive others into place, in the order given for each pair; waits."""
+        ...
+
 
 class TorchCollectives:
     """Collectives of torch.distributed."""
@@ -93,6 +101,17 @@ class TorchCollectives:
     def exchange_ints(self, values: list[int]) -> list[int]:
         """Return what each rank sent to this one."""
         return [int(each) for each in self.all_to_all(torch.tensor(values, device=self._device))().tolist()]
+
+    def add_up(self, tensor: Tensor) -> None:
+        """Sum over all ranks."""
+        dist.all_reduce(tensor, group=self._group)
+
+    def exchange(self, sent: list[tuple[int, Tensor]], received: list[tuple[int, Tensor]]) -> None:
+        """Send and receive point to point."""
+        operations = [dist.P2POp(dist.isend, tensor, rank, self._group) for rank, tensor in sent]
+        operations += [dist.P2POp(dist.irecv, tensor, rank, self._group) for rank, tensor in received]
+        for work in dist.batch_isend_irecv(operations) if operations else []:
+            work.wait()
 
 
 def _result(out: Tensor, work: dist.Work) -> Pending[Tensor]:

@@ -7,9 +7,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from baton.engine.config import RanksConfig
 from baton.engine.models import Model
 from baton.engine.models.architectures import read_model_config
 from baton.engine.models.loading import load
+from baton.engine.ranks.member import cluster_of
+from baton.engine.ranks.moe import owned_slots
+from baton.engine.ranks.rebalance import Rebalancer
 from baton.kernels.moe.backend import StagedMoe
 from baton.kernels.moe.collectives import TorchCollectives
 from baton.kernels.moe.phases import PhasedMoe
@@ -86,3 +90,53 @@ def _prefill_without_logits(driver: RankDriver, rank: int) -> tuple[int, ...]:
     driver.wants_logits = rank == 0
     prompt = prompts_of(1)[0]
     return tuple(driver.prefill([(driver.sequence(prompt), len(prompt))]).shape)
+
+
+class BalancedDriver(RankDriver):
+    """Moves experts after its steps."""
+
+    def __init__(self, model: Model, moe: PhasedMoe, rebalancer: Rebalancer) -> None:
+        super().__init__(model, moe)
+        self._rebalancer = rebalancer
+
+    def prefill(self, chunks: list[tuple[Sequence, int]]) -> Tensor:
+        logits = super().prefill(chunks)
+        self._rebalancer.after_step()
+        return logits
+
+    def decode(self, sequences: list[Sequence], *, bucket: int | None = None) -> Tensor:
+        logits = super().decode(sequences, bucket=bucket)
+        self._rebalancer.after_step()
+        return logits
+
+
+def greedy_tokens_while_moving(
+    group: dist.ProcessGroup, folder: Path, count: int, redundant: int
+) -> tuple[list[list[int]], list[tuple[int, ...]], tuple[float, float] | None]:
+    """Tokens of this rank's prompts, the placements at the end, and the balancedness before and after."""
+    shape = read_model_config(folder)
+    ranks = RanksConfig(
+        rank=group.rank(),
+        size=group.size(),
+        port=0,
+        redundant_experts=redundant,
+        balance_interval_steps=5,
+        balance_window_steps=5,
+    )
+    collectives = TorchCollectives(group, torch.device("cpu"))
+    share = (shape.moe.num_experts + redundant) // group.size()
+    moe = PhasedMoe(*(_make(backend, collectives, share) for backend in PAIRINGS["all_to_all"]))
+    model = load(
+        folder,
+        device="cpu",
+        dtype=None,
+        on_progress=None,
+        experts=owned_slots(ranks, shape.moe.num_experts),
+        backend=moe,
+        redundant=redundant,
+    )
+    rebalancer = Rebalancer(model.moe_layers, collectives, cluster_of(ranks, shape), ranks)
+    driver = BalancedDriver(model, moe, rebalancer)
+    tokens = driver.generate([driver.sequence(p) for p in prompts_of(group.rank())], count)
+    tables = [layer.replicas.experts_of_slot for layer in model.moe_layers if layer.replicas is not None]
+    return tokens, tables, rebalancer.balancedness
