@@ -65,6 +65,18 @@ class MoeBackendName(enum.Enum):
     DEEPEP_ELASTIC = "deepep_elastic"
 
 
+class OverlapConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When a step is computed in two halves, the transfers of one under the computation of the other.
+
+    It pays where transfers take about as long as computing; each half reads all weights again.
+    """
+
+    decode_rows: Annotated[int, msgspec.Meta(ge=2)] | None = None
+    """Every rank must have so many rows; 32 suits GPUs. Absent: never."""
+    prompt_tokens: Annotated[int, msgspec.Meta(ge=2)] | None = None
+    """Every rank must have so many tokens; 512 suits GPUs. Absent: never."""
+
+
 class RanksConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A worker's place among those that share the experts of one model."""
 
@@ -85,6 +97,7 @@ class RanksConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Experts are placed anew every so many steps; none: never. Without redundant experts, never too."""
     balance_window_steps: Annotated[int, msgspec.Meta(ge=1)] = 1000
     """By the load of so many steps before."""
+    overlap: OverlapConfig = OverlapConfig()
     nodes: Annotated[int, msgspec.Meta(ge=1)] = 1
     """Hosts that the ranks are spread over, alike."""
     timeout_s: float = 300.0

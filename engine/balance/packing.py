@@ -104,9 +104,7 @@ def balancedness(loads: Loads, experts_of_slot: Sequence[int], ranks: int) -> fl
     return float(by_rank.mean() / by_rank.max()) if by_rank.max() > 0 else 1.0
 
 
-def _place_on_node(
-    loads: Loads, experts: npt.NDArray[np.int64], slots: int, ranks: int
-) -> list[int]:
+def _place_on_node(loads: Loads, experts: npt.NDArray[np.int64], slots: int, ranks: int) -> list[int]:
     replicas = [int(experts[index]) for index in replicate(loads[experts], slots)]
     counts = np.bincount(replicas, minlength=len(loads))
     shares = loads[replicas] / counts[replicas]

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from ...kernels.gate import Routing, gate_sigmoid_grouped, gate_softmax_grouped
-from ...kernels.moe.backend import MoeBackend
+from ...kernels.moe.backend import Begun, MoeBackend
 from ...kernels.moe.experts import ExpertWeights
 from ...kernels.moe.replicas import ReplicaTable
 from ...kernels.silu_mul import silu_mul
 from ..checkpoint.weights import Weights
 from .config import ModelConfig, MoeConfig, Scoring
+from .halves import Pass
 
 Mlp = Callable[[Tensor], Tensor]
 """[tokens, hidden] to [tokens, hidden]"""
@@ -78,9 +79,7 @@ class MoeMlp:
         experts = ExpertWeights.of(
             owned,
             weights.experts(f"{prefix}.experts", own, pair, hidden),
-            weights.experts(
-                f"{prefix}.experts", own, [("down_proj.weight", hidden)], moe.intermediate_size
-            ),
+            weights.experts(f"{prefix}.experts", own, [("down_proj.weight", hidden)], moe.intermediate_size),
         )
         shared = None
         if moe.shared_intermediate_size:
@@ -93,14 +92,26 @@ class MoeMlp:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Apply routed and shared experts."""
-        weights, ids = self._route(torch.mm(x.float(), self._router))
-        if self.replicas is not None:
-            ids = self.replicas.slots_of(ids)
-        combining = self._backend.begin(x, ids, weights, self.experts).compute()
+        combining = self._begin(x).compute()
         if self._shared is None:
             return combining()
         shared = self._shared(x)  # while the routed experts' sums are on their way back
         return combining().add_(shared)
+
+    def steps(self, x: Tensor) -> Pass[Tensor]:
+        """Do the same, and yield while rows are on their way to the experts and while sums come back."""
+        begun = self._begin(x)
+        yield
+        combining = begun.compute()
+        shared = None if self._shared is None else self._shared(x)
+        yield
+        return combining() if shared is None else combining().add_(shared)
+
+    def _begin(self, x: Tensor) -> Begun:
+        weights, ids = self._route(torch.mm(x.float(), self._router))
+        if self.replicas is not None:
+            ids = self.replicas.slots_of(ids)
+        return self._backend.begin(x, ids, weights, self.experts)
 
 
 def _route(weights: Weights, prefix: str, moe: MoeConfig) -> Route:

@@ -16,8 +16,8 @@ import msgspec
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
     """What one rank would compute next."""
 
-    has_chunks: bool
-    """It has prompt tokens to compute."""
+    prompt_tokens: int
+    """In the chunks it would compute."""
     decode_rows: int
     """Live rows of its decode batch."""
     wants_to_end: bool = False
@@ -26,27 +26,37 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What all ranks compute next."""
 
-    has_chunks: bool
-    """Every rank runs a prefill; one without prompts a dummy."""
+    prompt_tokens: int
+    """Of the rank with most; every rank runs a prefill unless it is 0, one without prompts a dummy."""
     decode_rows: int
-    """Live rows of the largest decode batch; every rank runs a decode unless it is 0."""
+    """Of the rank with most; every rank runs a decode unless it is 0."""
+    fewest_prompt_tokens: int
+    fewest_decode_rows: int
+    """Of the rank with fewest: what a decision that all must be able to follow goes by."""
     all_want_to_end: bool
 
     @property
     def is_empty(self) -> bool:
         """No rank has work."""
-        return not self.has_chunks and not self.decode_rows
+        return not self.prompt_tokens and not self.decode_rows
 
 
 def as_numbers(wish: Wish) -> list[int]:
     """Return numbers whose maximum over all ranks is the plan."""
-    return [int(wish.has_chunks), wish.decode_rows, int(not wish.wants_to_end)]
+    tokens, rows = wish.prompt_tokens, wish.decode_rows
+    return [tokens, rows, -tokens, -rows, int(not wish.wants_to_end)]
 
 
 def as_plan(largest: list[int]) -> Plan:
     """Read the maximum of all ranks' numbers."""
-    has_chunks, decode_rows, someone_stays = largest
-    return Plan(has_chunks=bool(has_chunks), decode_rows=decode_rows, all_want_to_end=not someone_stays)
+    tokens, rows, minus_fewest_tokens, minus_fewest_rows, someone_stays = largest
+    return Plan(
+        prompt_tokens=tokens,
+        decode_rows=rows,
+        fewest_prompt_tokens=-minus_fewest_tokens,
+        fewest_decode_rows=-minus_fewest_rows,
+        all_want_to_end=not someone_stays,
+    )
 
 
 class Pulse(enum.Enum):

@@ -40,7 +40,9 @@ def load_share(config: WorkerConfig, group: RankGroup, on_progress: OnProgress) 
         backend=backend,
         redundant=config.ranks.redundant_experts,
     )
-    rebalancer = Rebalancer(model.moe_layers, group.collectives, cluster_of(config.ranks, shape), config.ranks)
+    rebalancer = Rebalancer(
+        model.moe_layers, group.collectives, cluster_of(config.ranks, shape), config.ranks
+    )
     return PhasedModel(model, backend, rebalancer)
 
 
@@ -61,5 +63,10 @@ def run_in_step(
     assert config.ranks is not None
     assert isinstance(model, PhasedModel)
     return LockstepRunner(
-        runner, model, group, bucket_of=bucket_of, idle_steps=config.ranks.idle_steps
+        runner,
+        model,
+        group,
+        bucket_of=bucket_of,
+        idle_steps=config.ranks.idle_steps,
+        overlap=config.ranks.overlap,
     )

@@ -106,7 +106,7 @@ class Rebalancer:
             loads, old = row.double().numpy(), table.experts_of_slot
             new = keep_in_place(place(loads, self._cluster), old, self._cluster.ranks)
             before.append(balancedness(loads, old, self._cluster.ranks))
-            after.append(balancedness(loads, new, self._cluster.ranks))
+            after.append(max(before[-1], balancedness(loads, new, self._cluster.ranks)))
             if after[-1] > before[-1]:
                 self._pending.append((layer, table, new))
         self.balancedness = (_mean(before), _mean(after))

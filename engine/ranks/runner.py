@@ -12,6 +12,7 @@ from torch import Tensor
 from ...kernels.moe.phases import PhasedMoe
 from ...kvtransfer.layout import KvLayout
 from ..batch import DecodeBatch, PrefillBatch
+from ..config import OverlapConfig
 from ..messages import Generate, SamplingParams
 from ..models import Model
 from ..models.config import ModelConfig
@@ -50,15 +51,28 @@ class Group(Protocol):
         """Return what to raise when a step failed."""
 
 
+class SplitModel(Model, Protocol):
+    """A model that can compute a step in two halves whose transfers hide behind each other."""
+
+    def prefill_in_halves(self, batch: PrefillBatch, kv: Tensor) -> Tensor:
+        """Do what `prefill` does; two tokens at least."""
+
+    def decode_in_halves(self, batch: DecodeBatch, kv: Tensor) -> Tensor:
+        """Do what `decode` does; two live rows at least."""
+
+
 class PhasedModel:
     """A model that tells its experts' backend which phase a pass is of; implements `Model`."""
 
-    def __init__(self, model: Model, moe: PhasedMoe, rebalancer: Rebalancer) -> None:
+    def __init__(self, model: SplitModel, moe: PhasedMoe, rebalancer: Rebalancer) -> None:
         self._model = model
         self._moe = moe
         self.rebalancer = rebalancer
         self.decode_rows = 1
         """What the ranks agreed to pad decode batches to."""
+        self.prefill_in_halves = False
+        self.decode_in_halves = False
+        """The ranks agreed to overlap two halves of the step."""
 
     @property
     def config(self) -> ModelConfig:
@@ -76,12 +90,16 @@ class PhasedModel:
     def prefill(self, batch: PrefillBatch, kv: Tensor) -> Tensor:
         """Compute prompt chunks, together with all ranks."""
         self._moe.enter_prefill()
-        return self._model.prefill(batch, kv)
+        run = self._model.prefill_in_halves if self.prefill_in_halves else self._model.prefill
+        return run(batch, kv)
 
     def decode(self, batch: DecodeBatch, kv: Tensor) -> Tensor:
         """Advance each sequence by one token, together with all ranks."""
-        self._moe.enter_decode(self.decode_rows)
-        return self._model.decode(batch, kv)
+        if not self.decode_in_halves:
+            self._moe.enter_decode(self.decode_rows)
+            return self._model.decode(batch, kv)
+        self._moe.enter_decode((self.decode_rows + 1) // 2)
+        return self._model.decode_in_halves(batch, kv)
 
 
 class LockstepRunner:
@@ -95,11 +113,13 @@ class LockstepRunner:
         *,
         bucket_of: Callable[[int], int],
         idle_steps: int,
+        overlap: OverlapConfig | None = None,
     ) -> None:
         self._runner = runner
         self._model = model
         self._group = group
         self._bucket_of = bucket_of
+        self._overlap = overlap or OverlapConfig()
         self._lockstep = Lockstep(idle_steps)
         self._wants_to_end = False
         self._prompt, self._row = _dummy(computed=0), _dummy(computed=1)
@@ -124,7 +144,9 @@ class LockstepRunner:
     def run(self, step: Step) -> list[SampledToken | None]:
         """Agree, then compute what the agreement says."""
         wish = Wish(
-            has_chunks=bool(step.chunks), decode_rows=len(step.decode), wants_to_end=self._wants_to_end
+            prompt_tokens=sum(chunk.length for chunk in step.chunks),
+            decode_rows=len(step.decode),
+            wants_to_end=self._wants_to_end,
         )
         plan = as_plan(self._group.largest(as_numbers(wish)))
         self._lockstep.on_plan(plan)
@@ -140,7 +162,9 @@ class LockstepRunner:
 
     def _run(self, step: Step, plan: Plan) -> list[SampledToken | None]:
         self._model.decode_rows = self._bucket_of(plan.decode_rows) if plan.decode_rows else 0
-        if plan.has_chunks and not step.chunks:
+        self._model.prefill_in_halves = _reaches(plan.fewest_prompt_tokens, self._overlap.prompt_tokens)
+        self._model.decode_in_halves = _reaches(plan.fewest_decode_rows, self._overlap.decode_rows)
+        if plan.prompt_tokens and not step.chunks:
             self._run_dummy(Step(chunks=[Chunk(self._prompt, 1)]))
         draws = [] if step.is_empty else self._runner.run(step)
         if plan.decode_rows and not step.decode:
@@ -152,6 +176,11 @@ class LockstepRunner:
     def _run_dummy(self, step: Step) -> None:
         with self._model.rebalancer.uncounted():
             self._runner.run(step)
+
+
+def _reaches(fewest: int, threshold: int | None) -> bool:
+    """Whether the step is worth two halves on every rank; each needs something to compute."""
+    return threshold is not None and fewest >= max(threshold, 2)
 
 
 def _dummy(computed: int) -> Sequence:

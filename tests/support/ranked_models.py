@@ -14,6 +14,7 @@ from baton.engine.models.loading import load
 from baton.engine.ranks.member import cluster_of
 from baton.engine.ranks.moe import owned_slots
 from baton.engine.ranks.rebalance import Rebalancer
+from baton.engine.ranks.runner import PhasedModel
 from baton.kernels.moe.backend import StagedMoe
 from baton.kernels.moe.collectives import TorchCollectives
 from baton.kernels.moe.phases import PhasedMoe
@@ -49,6 +50,20 @@ class RankDriver(Driver):
         return super().decode(sequences, bucket=bucket)
 
 
+class HalvesDriver(Driver):
+    """Lets the transfers of one half of a step run under the computation of the other."""
+
+    def __init__(self, model: Model, moe: PhasedMoe) -> None:
+        super().__init__(PhasedModel(model, moe, None))
+        self.model.decode_rows = 6
+        self.model.prefill_in_halves = self.model.decode_in_halves = True
+
+
+def several_each(rank: int) -> list[list[int]]:
+    """Three to five prompts; the middle of all their tokens lies within one."""
+    return [*prompts_of(0), *prompts_of(rank + 3), *prompts_of(rank % 2)]
+
+
 def prompts_of(rank: int) -> list[list[int]]:
     """One to three prompts of different lengths."""
     generator = torch.Generator().manual_seed(rank)
@@ -77,6 +92,10 @@ def greedy_tokens(group: dist.ProcessGroup, folder: Path, count: int) -> dict[st
         driver = RankDriver(model, moe)
         results[name] = driver.generate([driver.sequence(p) for p in prompts_of(rank)], count)
         results["bytes"] = read[-1]
+        driver = HalvesDriver(model, moe)
+        results[f"{name} in halves"] = driver.generate(
+            [driver.sequence(p) for p in several_each(rank)], count
+        )
     results["silent"] = _prefill_without_logits(driver, rank)
     return results
 

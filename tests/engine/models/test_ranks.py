@@ -9,7 +9,7 @@ from baton.engine.models import load_model
 from support.checkpoint_files import read_tensors
 from support.checkpoints import make_deepseek_v3, make_qwen3_moe
 from support.driver import Driver
-from support.ranked_models import PAIRINGS, greedy_tokens, prompts_of
+from support.ranked_models import PAIRINGS, greedy_tokens, prompts_of, several_each
 from support.ranks import run_ranks
 
 TOKENS = 8
@@ -28,6 +28,9 @@ def test_greedy_tokens_equal_those_of_one_rank(
     for rank, result in enumerate(results):
         alone = driver.generate([driver.sequence(p) for p in prompts_of(rank)], TOKENS)
         assert {name: result[name] for name in PAIRINGS} == dict.fromkeys(PAIRINGS, alone)
+        alone = driver.generate([driver.sequence(p) for p in several_each(rank)], TOKENS)
+        halves = [f"{name} in halves" for name in PAIRINGS]
+        assert {name: result[name] for name in halves} == dict.fromkeys(halves, alone)
         assert result["silent"] == (int(rank == 0), driver.model.config.vocab_size)
         assert result["bytes"] == bytes_of_share(folder, rank, ranks)
 

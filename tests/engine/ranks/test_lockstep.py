@@ -1,26 +1,29 @@
 """Ranks wake together, sleep together and end together, and no late ring wakes one of them alone."""
 
-import pytest
-
 from baton.engine.ranks.lockstep import Lockstep, Plan, Pulse, Wish, as_numbers, as_plan
 
-IDLE = Plan(has_chunks=False, decode_rows=0, all_want_to_end=False)
-BUSY = Plan(has_chunks=True, decode_rows=0, all_want_to_end=False)
-LAST = Plan(has_chunks=False, decode_rows=0, all_want_to_end=True)
+
+def plan_of(tokens: int = 0, *, end: bool = False) -> Plan:
+    return agreed(Wish(prompt_tokens=tokens, decode_rows=0, wants_to_end=end))
 
 
 def agreed(*wishes: Wish) -> Plan:
     return as_plan([max(numbers) for numbers in zip(*map(as_numbers, wishes), strict=True)])
 
 
-def wish(chunks: bool = False, rows: int = 0, end: bool = False) -> Wish:
-    return Wish(has_chunks=chunks, decode_rows=rows, wants_to_end=end)
+def wish(tokens: int = 0, rows: int = 0, end: bool = False) -> Wish:
+    return Wish(prompt_tokens=tokens, decode_rows=rows, wants_to_end=end)
 
 
-def test_the_plan_is_what_any_rank_needs() -> None:
-    plan = agreed(wish(chunks=True), wish(rows=3), wish(rows=5, end=True))
+IDLE, BUSY, LAST = plan_of(), plan_of(7), plan_of(end=True)
 
-    assert plan == Plan(has_chunks=True, decode_rows=5, all_want_to_end=False)
+
+def test_the_plan_is_what_any_rank_needs_and_what_all_can_do() -> None:
+    plan = agreed(wish(tokens=9, rows=2), wish(rows=3), wish(rows=5, end=True))
+
+    assert plan == Plan(
+        prompt_tokens=9, decode_rows=5, fewest_prompt_tokens=0, fewest_decode_rows=2, all_want_to_end=False
+    )
 
 
 def test_the_end_needs_every_rank() -> None:
@@ -69,10 +72,9 @@ def test_a_group_whose_ranks_all_want_to_end_ends_at_once() -> None:
     assert lockstep.pulse is Pulse.ENDED
 
 
-@pytest.mark.parametrize("plan", [Plan(has_chunks=True, decode_rows=0, all_want_to_end=True)])
-def test_work_that_is_left_keeps_the_group_together(plan: Plan) -> None:
+def test_work_that_is_left_keeps_the_group_together() -> None:
     lockstep = Lockstep(idle_steps=16)
     lockstep.on_work()
-    lockstep.on_plan(plan)
+    lockstep.on_plan(plan_of(7, end=True))
 
     assert lockstep.pulse is Pulse.AWAKE
