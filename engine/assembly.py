@@ -96,6 +96,7 @@ def assemble(
     kv: Tensor,
     service: TransferService,
     listener: BlockListener | None,
+    *,
     group: RankGroup | None = None,
 ) -> Engine:
     """Build scheduler and runner around a started service; compute one warm-up step."""

@@ -34,7 +34,7 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def pack(weights: Loads, packs: int) -> list[list[int]]:
-    """Share items out to packs of equal count and nearly equal weight: heaviest first, to the lightest pack."""
+    """Share items out to packs of equal count and similar weight: heaviest first, to the lightest pack."""
     capacity = len(weights) // packs
     assert capacity * packs == len(weights), "items cannot be shared out evenly"
     packed: list[list[int]] = [[] for _ in range(packs)]

@@ -62,7 +62,7 @@ class Weights:
     def experts(
         self, prefix: str, owned: Sequence[int], parts: Sequence[tuple[str, int]], inputs: int
     ) -> Tensor:
-        """Stack a projection of the owned experts, of which one may appear twice: `[len(owned), sum of outputs, inputs]`.
+        """Stack a projection of the owned experts: `[len(owned), sum of outputs, inputs]`; one may recur.
 
         The result is a transposed view of `[len(owned), inputs, sum of outputs]` in memory.
         """

@@ -121,13 +121,13 @@ class Decoder:
 
     @torch.inference_mode()
     def prefill_in_halves(self, batch: PrefillBatch, kv: Tensor) -> Tensor:
-        """Do what `prefill` does, one half's transfers under the other's computation; two tokens at least."""
+        """Do what `prefill` does, one half's transfers under the other's computation; two tokens."""
         first, second = (self._prefill_steps(half, kv) for half in prefill_halves(batch))
         return torch.cat(interleaved(first, second))
 
     @torch.inference_mode()
     def decode_in_halves(self, batch: DecodeBatch, kv: Tensor) -> Tensor:
-        """Do what `decode` does, one half's transfers under the other's computation; two live rows at least."""
+        """Do what `decode` does, one half's transfers under the other's computation; two live rows."""
         first, second = (self._decode_steps(half, kv) for half in decode_halves(batch))
         return joined(interleaved(first, second), batch.token_ids.shape[0])
 

@@ -1,7 +1,7 @@
 """A step in two halves, so that one half's transfers run under the other half's computation.
 
-The first half is always ahead: in each layer it has written its KV before the second half attends. So a prompt
-may be cut anywhere; its second part finds the first in the cache.
+The first half is always ahead: in each layer it has written its KV before the second half attends. So a
+prompt may be cut anywhere; its second part finds the first in the cache.
 """
 
 from collections.abc import Generator

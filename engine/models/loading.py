@@ -15,7 +15,7 @@ from .decoder import Decoder, DecoderWeights, Layer
 from .digest import model_digest
 from .gqa import GqaAttention, GqaGeometry, GqaWeights
 from .mla import MlaAttention, MlaGeometry, MlaWeights
-from .mlp import DenseMlp, Mlp, MoeMlp
+from .mlp import DenseMlp, ExpertShare, Mlp, MoeMlp
 from .rope_table import rope_table
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -49,10 +49,9 @@ def load(
         wanted=lambda name: _is_wanted(name, config, own_experts),
         on_progress=on_progress or ignore_progress,
     )
-    moe = backend or LocalMoe()
+    share = ExpertShare(config.moe.num_experts + redundant, owned, backend or LocalMoe())
     surroundings = _surroundings(weights, config, device)
-    slots = config.moe.num_experts + redundant
-    layers = [_layer(weights, index, config, owned, moe, slots) for index in range(config.num_layers)]
+    layers = [_layer(weights, index, config, share) for index in range(config.num_layers)]
     return Decoder(
         config,
         _geometry(config),
@@ -96,15 +95,13 @@ def _surroundings(weights: Weights, config: ModelConfig, device: torch.device) -
     )
 
 
-def _layer(
-    weights: Weights, index: int, config: ModelConfig, owned: range, backend: MoeBackend, slots: int
-) -> Layer:
+def _layer(weights: Weights, index: int, config: ModelConfig, share: ExpertShare) -> Layer:
     prefix, hidden = f"model.layers.{index}", config.hidden_size
     return Layer(
         input_norm=weights.tensor(f"{prefix}.input_layernorm.weight", (hidden,)),
         attention=_attention(weights, f"{prefix}.self_attn", config),
         mlp_norm=weights.tensor(f"{prefix}.post_attention_layernorm.weight", (hidden,)),
-        mlp=_mlp(weights, index, config, owned, backend, slots),
+        mlp=_mlp(weights, index, config, share),
     )
 
 
@@ -122,10 +119,8 @@ def _geometry(config: ModelConfig) -> Geometry:
     return GqaGeometry(config.attention, config.num_layers)
 
 
-def _mlp(
-    weights: Weights, index: int, config: ModelConfig, owned: range, backend: MoeBackend, slots: int
-) -> Mlp:
+def _mlp(weights: Weights, index: int, config: ModelConfig, share: ExpertShare) -> Mlp:
     prefix = f"model.layers.{index}.mlp"
     if index in config.dense_layers:
         return DenseMlp.read(weights, prefix, config.hidden_size, config.intermediate_size)
-    return MoeMlp.read(weights, prefix, config, owned, backend, slots)
+    return MoeMlp.read(weights, prefix, config, share)

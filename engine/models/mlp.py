@@ -1,6 +1,7 @@
 """The feed-forward halves of a layer: a gated MLP, and a mixture of experts with shared ones beside it."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -14,6 +15,19 @@ from ...kernels.silu_mul import silu_mul
 from ..checkpoint.weights import Weights
 from .config import ModelConfig, MoeConfig, Scoring
 from .halves import Pass
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertShare:
+    """What a rank has of the routed experts, in every layer alike."""
+
+    slots: int
+    """Of all ranks together; slot `s` begins with expert `s % num_experts`."""
+    owned: range
+    """Slots of this rank."""
+    backend: MoeBackend
+    """Reaches the others."""
+
 
 Mlp = Callable[[Tensor], Tensor]
 """[tokens, hidden] to [tokens, hidden]"""
@@ -50,6 +64,7 @@ class MoeMlp:
         route: Route,
         experts: ExpertWeights,
         shared: DenseMlp | None,
+        *,
         backend: MoeBackend,
         replicas: ReplicaTable | None = None,
     ) -> None:
@@ -65,19 +80,14 @@ class MoeMlp:
         self._backend = backend
 
     @classmethod
-    def read(
-        cls, weights: Weights, prefix: str, config: ModelConfig, owned: range, backend: MoeBackend, slots: int
-    ) -> "MoeMlp":
-        """Read one mixture of experts; of the routed experts only those of the owned slots.
-
-        slots  of all ranks together; slot `s` begins with expert `s % num_experts`
-        """
+    def read(cls, weights: Weights, prefix: str, config: ModelConfig, share: ExpertShare) -> "MoeMlp":
+        """Read one mixture of experts; of the routed experts only those of the owned slots."""
         moe, hidden = config.moe, config.hidden_size
-        own = [slot % moe.num_experts for slot in owned]
+        own = [slot % moe.num_experts for slot in share.owned]
         router = weights.tensor(f"{prefix}.gate.weight", (moe.num_experts, hidden), torch.float32)
         pair = [("gate_proj.weight", moe.intermediate_size), ("up_proj.weight", moe.intermediate_size)]
         experts = ExpertWeights.of(
-            owned,
+            share.owned,
             weights.experts(f"{prefix}.experts", own, pair, hidden),
             weights.experts(f"{prefix}.experts", own, [("down_proj.weight", hidden)], moe.intermediate_size),
         )
@@ -85,10 +95,11 @@ class MoeMlp:
         if moe.shared_intermediate_size:
             shared = DenseMlp.read(weights, f"{prefix}.shared_experts", hidden, moe.shared_intermediate_size)
         replicas = None
-        if slots > moe.num_experts:
-            replicas = ReplicaTable(moe.num_experts, slots, offset=owned.start, device=router.device)
+        if share.slots > moe.num_experts:
+            offset = share.owned.start
+            replicas = ReplicaTable(moe.num_experts, share.slots, offset=offset, device=router.device)
         route = _route(weights, prefix, moe)
-        return cls(router.t().contiguous(), route, experts, shared, backend, replicas)
+        return cls(router.t().contiguous(), route, experts, shared, backend=share.backend, replicas=replicas)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Apply routed and shared experts."""

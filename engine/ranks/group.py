@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from ...kernels.moe.collectives import TorchCollectives
 from ..config import RanksConfig
@@ -31,12 +32,12 @@ class RankGroup:
         self.rank, self.size = config.rank, config.size
         timeout = datetime.timedelta(seconds=config.timeout_s)
         try:
-            self._store = dist.TCPStore(
+            self._store = TCPStore(
                 config.host, config.port, config.size, is_master=config.rank == 0, timeout=timeout
             )
             dist.init_process_group(
                 "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl",
-                store=dist.PrefixStore("baton/group", self._store),
+                store=PrefixStore("baton/group", self._store),
                 rank=config.rank,
                 world_size=config.size,
                 timeout=timeout,

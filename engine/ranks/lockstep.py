@@ -1,4 +1,4 @@
-"""When ranks compute and what: the state every rank keeps alike, because each change follows an agreement. No I/O.
+"""When ranks compute, and what: state that all keep alike, because changes follow agreements. No I/O.
 
     ASLEEP --work here, or a ring for this wave--> AWAKE: agree before every step
     AWAKE  --`idle_steps` agreements in a row without work--> ASLEEP, the next wave

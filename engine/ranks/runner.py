@@ -1,7 +1,7 @@
 """Runs steps together with the other ranks: agrees first, then computes this rank's share or a dummy one.
 
-Every rank makes the same passes through the model in the same order, one prefill if any rank has prompts, one
-decode if any rank has rows. A pass that fails on one rank fails the group: the others are in the middle of it.
+Every rank makes the same passes through the model in the same order, one prefill if any rank has prompts,
+one decode if any rank has rows. A pass that fails on one rank fails the group: the others are amid it.
 """
 
 from collections.abc import Callable

@@ -22,7 +22,10 @@ class Watch:
     """One rank's end of the line."""
 
     def __init__(self, rank: int, peers: dict[int, socket.socket], on_change: Callable[[], None]) -> None:
-        """Take connections by rank: to all others on rank 0, to rank 0 elsewhere. `on_change` wakes the loop."""
+        """Take connections by rank: to all others on rank 0, to rank 0 elsewhere.
+
+        on_change  wakes the loop; called on the thread that reads
+        """
         self._rank = rank
         self._peers = peers
         self._on_change = on_change

@@ -1,4 +1,4 @@
-"""The backend that works everywhere: every rank sees all tokens, computes its experts' share, and shares add up.
+"""The backend that works everywhere: every rank sees all tokens, and what its experts add is summed up.
 
     prepare   all-gather tokens and routing over the group
     finalize  weight and sum locally, then reduce-scatter

@@ -1,7 +1,7 @@
 """DeepEP as far as Baton calls it: the interface of its buffers, how they are opened, and their limits.
 
-`deep_ep` is imported here alone, and only when a buffer is opened: it exists on CUDA machines only. Limits are
-checked before a call, because on a cluster a breach is a hang or a wrong sum and not an exception.
+`deep_ep` is imported here alone, and only when a buffer is opened: it exists on CUDA machines only. Limits
+are checked before a call, because on a cluster a breach is a hang or a wrong sum and not an exception.
 Interface and limits: github.com/deepseek-ai/DeepEP, `deep_ep/buffers`, `docs/legacy.md`.
 """
 

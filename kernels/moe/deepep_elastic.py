@@ -1,8 +1,8 @@
 """DeepEP V2: one buffer for both phases, expanded and exact for prompts, fixed and unsynchronised for decode.
 
-Expanded, a row arrives for each (token, local expert), grouped by expert: nothing is left to permute. In fixed
-size, a row arrives for each (token, rank) in a tensor as long as it could ever be; rows behind those that came
-are garbage. Combine adds rows up as they are, so router weights are applied before it.
+Expanded, a row arrives for each (token, local expert), grouped by expert: nothing is left to permute. In
+fixed size, a row arrives for each (token, rank) in a tensor as long as it could ever be; rows behind those
+that came are garbage. Combine adds rows up as they are, so router weights are applied before it.
 """
 
 from typing import Any

@@ -4,7 +4,7 @@
     finalize  combine, which applies the router weights where it adds up; the hook receives
 
 A buffer holds the results of two calls. The rows of a dispatch are read by the experts before its combine is
-issued, so two batches may be in flight, one between its dispatch and its combine and one behind it, not three.
+issued, so two batches may be in flight, not three.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The two outer stages as one exchangeable pair: prepare carries rows to the experts, finalize brings sums back.
+"""The two outer stages as one exchangeable pair: rows to the experts, and sums back.
 
 Both start their transfer and return at once; the caller decides what to compute meanwhile. A pair may keep
 buffers, so each prepared batch is finalised exactly once, and in the order of preparation.

@@ -59,7 +59,7 @@ def _received(receiver: Connection, rank: int) -> Any:
 def _start(rank: int, size: int, folder: str, function: RankFunction, arguments: tuple[Any, ...]) -> Any:
     receiver, sender = _context.Pipe(duplex=False)
     process = _context.Process(
-        target=_rank_main, args=(rank, size, folder, sender, function, arguments), daemon=True
+        target=_rank_main, args=(rank, size, folder, sender, (function, arguments)), daemon=True
     )
     process.start()
     sender.close()
@@ -71,9 +71,9 @@ def _rank_main(
     size: int,
     folder: str,
     sender: Connection,
-    function: RankFunction,
-    arguments: tuple[Any, ...],
+    call: tuple[RankFunction, tuple[Any, ...]],
 ) -> None:
+    function, arguments = call
     torch.set_num_threads(1)
     try:
         store = dist.FileStore(str(Path(folder) / "store"), size)

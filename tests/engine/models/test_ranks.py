@@ -1,4 +1,4 @@
-"""A model spread over ranks generates the tokens that one rank generates, and each rank reads only its experts."""
+"""A model spread over ranks generates one rank's tokens, and each rank reads only its experts."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -39,6 +39,7 @@ class ElasticBuffer:
     def dispatch(
         self,
         x: Any,
+        *,
         topk_idx: Tensor | None = None,
         topk_weights: Tensor | None = None,
         num_experts: int | None = None,

@@ -44,6 +44,7 @@ class Buffer:
     def dispatch(
         self,
         x: Any,
+        *,
         handle: Any = None,
         num_tokens_per_rank: Tensor | None = None,
         num_tokens_per_rdma_rank: Tensor | None = None,
@@ -101,6 +102,7 @@ class Buffer:
         self,
         x: Tensor,
         handle: Any,
+        *,
         topk_weights: Tensor | None = None,
         bias: Tensor | None = None,
         config: Any = None,
@@ -139,6 +141,7 @@ class Buffer:
         topk_idx: Tensor,
         num_max_dispatch_tokens_per_rank: int,
         num_experts: int,
+        *,
         use_fp8: bool = True,
         async_finish: bool = False,
         return_recv_hook: bool = False,
@@ -169,6 +172,7 @@ class Buffer:
         topk_idx: Tensor,
         topk_weights: Tensor,
         handle: Any,
+        *,
         async_finish: bool = False,
         return_recv_hook: bool = False,
     ) -> tuple[Tensor, EventOverlap, Callable[[], None]]:
