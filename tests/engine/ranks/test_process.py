@@ -49,7 +49,7 @@ class RanksUnderTest:
                     max_num_seqs=8,
                     threads=1,
                     kv_transfer=KvTransferConfig(transport=Transport.SOCKET),
-                    ranks=RanksConfig(rank=rank, size=size, port=port, timeout_s=60.0),
+                    ranks=RanksConfig(rank=rank, size=size, port=port, timeout_s=25.0),
                 ),
                 folder / str(rank),
             )
