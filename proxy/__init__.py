@@ -4,7 +4,8 @@ The life of a request, and the file it happens in:
 
     1. front.py      a client's bytes become requests, one after another on a connection
     2. body.py       the top level of the JSON body is split; everything below stays bytes
-    3. routing/      the policy chooses a pair; the request's life and the KV hand-over are kept
+    3. admission_desk.py  a decode slot is granted, or the request waits for one, or is refused
+       routing/      the policy chooses a pair; the request's life and the KV hand-over are kept
     4. exchange.py   does what the life commands: sends legs, keeps deadlines, tells the client
     5. leg.py        one leg on a worker: prefill's answer is read; relay_leg.py: decode's is passed on
     6. upstream.py   kept-alive connections to one worker

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 import msgspec
 import yaml
 
+from .routing.admission_config import AdmissionConfig
 from .routing.fleet import Kind, Role
 from .routing.router import POLICIES
 
@@ -108,6 +109,9 @@ class ProxyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """`round_robin` or `least_tokens`."""
     output_tokens_guess: Count = 256
     """Expected length of an answer whose request sets no limit."""
+    admission: AdmissionConfig = AdmissionConfig()
+    tenants_file: str | None = None
+    """YAML file of tenants and API keys; absent: one tenant, and no key is asked for."""
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
     probing: Probing = Probing()

@@ -32,7 +32,12 @@ from .routing.life import (
     SendPrefill,
     TellBroken,
 )
+from .routing.ticket import Ticket
+from .routing.verdict import Refuse as TurnAway
+from .routing.verdict import Start
 from .routing.view import RequestView
+from .terms import read_terms
+from .terms import refusal as admission_refusal
 from .watch import NEVER
 
 logger = logging.getLogger(__name__)
@@ -67,7 +72,7 @@ class Exchange:
         self.due = NEVER
 
     def begin(self) -> None:
-        """Choose workers and send the first leg, or refuse the request."""
+        """Ask to be admitted, or refuse the request."""
         try:
             life = self._open_life()
         except BodyError as error:
@@ -78,7 +83,7 @@ class Exchange:
         self._hub.counters.bytes_received += len(self._request.body)
         self._hub.watch.add(self)
         self._hub.exchanges.add(self)
-        self._run(life.start(self._arrived_at))
+        self._hub.desk.submit(life.ticket, self, self._arrived_at)
 
     def _open_life(self) -> RequestLife:
         hub, router = self._hub, self._hub.router
@@ -93,7 +98,8 @@ class Exchange:
             answers=body.answers(),
             decode_only=body.decode_only(),
         )
-        self._life = RequestLife(view, router)
+        terms = read_terms(self._request.headers, hub.tenants)
+        self._life = RequestLife(Ticket(view, terms, len(self._request.body)), router)
         return self._life
 
     def _known_model(self, wanted: str | None) -> str:
@@ -108,6 +114,17 @@ class Exchange:
             message = f"model is missing; served are: {', '.join(sorted(models))}"
             raise BodyError(ApiError(status=400, message=message, param="model", code="model_missing"))
         raise BodyError(model_not_found(wanted))
+
+    # --- told by the admission desk
+
+    def admitted(self, start: Start, now: float) -> None:
+        """Send the first leg."""
+        self._run(self._living().start(now, start.decision))
+
+    def turned_away(self, verdict: TurnAway) -> None:
+        """There was no room in time."""
+        self._living().refused(verdict.reason)
+        self._answer_error(admission_refusal(verdict))
 
     # --- told by the leg
 
@@ -144,6 +161,7 @@ class Exchange:
         if worker is not None:
             logger.info("%s: %s %s: %s", self.request_id, worker.name, failure.fault.value, failure.detail)
         self._run(self._living().leg_failed(failure, self.now()))
+        self._hub.desk.rearm()
 
     def leg_resent(self) -> None:
         """A kept-alive connection was stale."""
@@ -220,7 +238,7 @@ class Exchange:
                 case RelayLastAnswer():
                     self._relay_last_answer()
                 case Refuse():
-                    self._answer_error(refusal(command, self._living().request.model))
+                    self._answer_error(refusal(command.failure))
                 case TellBroken():
                     self._tell_broken(command.failure)
                 case Abort():
@@ -287,7 +305,7 @@ class Exchange:
             event = stream_broken(f"the worker's answer broke off: {failure.detail}").event()
             assert leg.head is not None
             self._client.transport.write(closing_chunks(event) if leg.head.chunked else event)
-            # A whole chunked answer leaves the connection as its head promised: in order for the next request.
+            # A whole chunked answer leaves the connection as its head promised, in order for the next.
             keep_alive = leg.head.chunked and leg.head.lets_client_stay
         self._finish(keep_alive=keep_alive)
 
@@ -333,6 +351,7 @@ class Exchange:
             self._hub.counters.requests_in_flight -= 1
             self._hub.exchanges.discard(self)
             self._hub.watch.discard(self)
+            self._hub.desk.release(self._life.ticket)
         if leg is not None:
             self._hub.counters.bytes_relayed += leg.received
 
@@ -358,11 +377,8 @@ class Exchange:
         return self._life
 
 
-def refusal(command: Refuse, model: str) -> ApiError:
+def refusal(failure: Failure) -> ApiError:
     """Return what the client is told when no worker's own answer can be shown."""
-    failure = command.failure
-    if failure is None:
-        return unavailable(f"no decode worker is ready for model {model!r}")
     if failure.fault is Fault.UNREACHABLE:
         return unavailable(f"no worker could be reached: {failure.detail}")
     message = f"every worker that was asked failed; the last: {failure.detail}"

@@ -4,11 +4,13 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from .admission_desk import AdmissionDesk
 from .config import ProxyConfig
 from .counters import Counters
 from .routing.fleet import Worker
 from .routing.life import Abort
 from .routing.router import Router
+from .routing.tenants import Tenants
 from .upstream import Pool
 from .watch import Watch
 
@@ -40,6 +42,8 @@ class Hub:
     config: ProxyConfig
     loop: asyncio.AbstractEventLoop
     router: Router
+    desk: AdmissionDesk
+    tenants: Tenants
     pools: dict[str, Pool]
     """Connections to each worker, by its name."""
     admin_pool: Pool

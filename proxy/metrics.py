@@ -24,6 +24,7 @@ class ProxyCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield every metric."""
         yield from self._requests()
+        yield from self._admission()
         yield from self._phases()
         yield from self._handovers()
         yield from self._workers()
@@ -51,6 +52,36 @@ class ProxyCollector(Collector):
         yield _counter("baton_proxy_relayed_bytes", "Bytes of answers", counters.bytes_relayed)
         yield _counter("baton_proxy_received_bytes", "Bytes of request bodies", counters.bytes_received)
         yield _gauge("baton_proxy_requests_in_flight", "Requests being served", counters.requests_in_flight)
+
+    def _admission(self) -> Iterator[Metric]:
+        admission = self._hub.router.admission
+        counts = admission.counts
+        admitted = CounterMetricFamily(
+            "baton_proxy_admitted", "Requests given a decode slot", labels=["queued"]
+        )
+        admitted.add_metric(["no"], counts.started_at_once)
+        admitted.add_metric(["yes"], counts.started_after_wait)
+        yield admitted
+        refused = CounterMetricFamily("baton_proxy_not_admitted", "Requests refused", labels=["reason"])
+        for reason, count in counts.refused.items():
+            refused.add_metric([reason.value], count)
+        yield refused
+        left = "Requests whose client left while they waited"
+        yield _counter("baton_proxy_left_queue", left, counts.cancelled)
+        beyond = "Decode slots granted where there was no room, after a failure"
+        yield _counter("baton_proxy_slots_beyond_capacity", beyond, counts.beyond_capacity)
+        waiting = GaugeMetricFamily("baton_proxy_queue_requests", "Requests that wait", labels=["model"])
+        tokens = GaugeMetricFamily("baton_proxy_queue_tokens", "Tokens that they need", labels=["model"])
+        for model, (requests, needed) in admission.waiting_by_model().items():
+            waiting.add_metric([model], requests)
+            tokens.add_metric([model], needed)
+        held = GaugeMetricFamily("baton_proxy_slot_tokens", "Tokens of decode slots held", labels=["worker"])
+        for worker, held_tokens in admission.slots.held_by_worker().items():
+            held.add_metric([worker], held_tokens)
+        yield from (waiting, tokens, held)
+        yield _histogram(
+            "baton_proxy_queue_wait_seconds", "From arrival to the decode slot", self._hub.desk.queue_wait_s
+        )
 
     def _phases(self) -> Iterator[Metric]:
         counters = self._hub.counters

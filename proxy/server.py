@@ -21,7 +21,8 @@ import uvloop
 
 from .admin import AdminApp, private_socket, serving_admin
 from .admin_relay import AdminRelay
-from .config import ProxyConfig, Timeouts, WorkerAddress
+from .admission_desk import AdmissionDesk
+from .config import ConfigError, ProxyConfig, Timeouts, WorkerAddress
 from .control import WorkerControl
 from .exchange import Exchange
 from .front import ClientConnection, Clients, Serving
@@ -34,6 +35,8 @@ from .request import ClientRequest
 from .routing.fleet import Fleet, Worker
 from .routing.life import Abort
 from .routing.router import POLICIES, Router
+from .routing.tenants import OPEN_HOUSE, Tenants
+from .tenant_file import read_tenant_file
 from .upstream import Pool, TcpAddress, UnixAddress
 from .watch import Watch
 
@@ -113,6 +116,7 @@ class Proxy:
     def close(self) -> None:
         """Drop what is left."""
         self.hub.watch.close()
+        self.hub.desk.close()
         for client in list(self.clients.open):
             client.transport.abort()
         for pool in (*self.hub.pools.values(), self.hub.admin_pool):
@@ -128,6 +132,7 @@ class Proxy:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
                 await self.clients.all_left()
+        self.hub.desk.turn_all_away()
         for exchange in list(self.hub.exchanges):
             exchange.shut_down()
         await self.reaper.settle(SETTLE_S)
@@ -137,13 +142,17 @@ class Proxy:
 
 @contextlib.asynccontextmanager
 async def running_proxy(config: ProxyConfig) -> AsyncIterator[Proxy]:
-    """Run a proxy in the current loop; leaving the context drains it, with the configured grace."""
+    """Run a proxy in the current loop; leaving the context drains it, with the configured grace.
+
+    Raises `ConfigError` for a file that the configuration names.
+    """
+    tenants = await asyncio.to_thread(_tenants, config)
     async with (
         private_socket() as (bound, path),
         aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
         asyncio.TaskGroup() as tasks,
     ):
-        proxy = _build(config, session, tasks, path)
+        proxy = _build(config, tenants, session, tasks, path)
         app = AdminApp(proxy.hub, registry_of(proxy.hub, proxy.reaper)).application()
         async with serving_admin(app, bound):
             probes = proxy.prober.start(tasks)
@@ -157,12 +166,20 @@ async def running_proxy(config: ProxyConfig) -> AsyncIterator[Proxy]:
                 proxy.close()
 
 
+def _tenants(config: ProxyConfig) -> Tenants:
+    return Tenants(OPEN_HOUSE if config.tenants_file is None else read_tenant_file(Path(config.tenants_file)))
+
+
 def _build(
-    config: ProxyConfig, session: aiohttp.ClientSession, tasks: asyncio.TaskGroup, admin_socket: Path
+    config: ProxyConfig,
+    tenants: Tenants,
+    session: aiohttp.ClientSession,
+    tasks: asyncio.TaskGroup,
+    admin_socket: Path,
 ) -> Proxy:
     loop = asyncio.get_running_loop()
     fleet = Fleet(Worker(each.title, each.role, each.kind) for each in config.workers)
-    router = Router(fleet, POLICIES[config.policy](), config.limits.lost_attempts)
+    router = Router(fleet, POLICIES[config.policy](), config.limits.lost_attempts, config.admission)
     controls = {each.title: WorkerControl(each, session, config.probing) for each in config.workers}
     prober = Prober(fleet, controls, config.probing)
     reaper = Reaper(router, controls, tasks)
@@ -170,6 +187,8 @@ def _build(
         config=config,
         loop=loop,
         router=router,
+        desk=AdmissionDesk(router, loop),
+        tenants=tenants,
         pools={each.title: _pool(each, config, tasks) for each in config.workers},
         admin_pool=Pool(UnixAddress(admin_socket), tasks, connect_timeout_s=5.0, max_idle=64),
         watch=Watch(loop, _sweep_s(config.timeouts)),
@@ -214,7 +233,7 @@ async def _serve(config: ProxyConfig) -> str | None:
             await stop.wait()
             reporter.cancel()
             logger.info("draining: answers under way have %g s", config.drain_grace_s)
-    except* ListenError as errors:
+    except* (ListenError, ConfigError) as errors:
         failure = str(errors.exceptions[0])
     logger.info("stopped")
     return failure

@@ -7,7 +7,7 @@ No I/O and no clock: the prober and the exchanges report what they saw with the 
 """
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 COOLING_AFTER_FAILURES = 3
@@ -64,6 +64,8 @@ class Sighting:
     """Fresh for every process; empty for kinds that do not tell."""
     kv: KvAddress | None = None
     max_model_len: int | None = None
+    kv_tokens_capacity: int | None = None
+    """Size of its KV pool."""
 
 
 @dataclass(slots=True, eq=False)
@@ -115,6 +117,8 @@ class Fleet:
         self.workers = {worker.name: worker for worker in workers}
         self._pools: dict[str, ModelPool] = {}
         self._shaken: dict[tuple[str, str], tuple[str, str]] = {}
+        self.listeners: list[Callable[[Worker, float], None]] = []
+        """Told, with the time, of a worker that enters or leaves the rotation or that changes within it."""
 
     @property
     def models(self) -> frozenset[str]:
@@ -164,14 +168,15 @@ class Fleet:
         """A probe was answered. A ready worker that is new or was restarted has to shake hands first."""
         restarted = seen.incarnation != worker.sighting.incarnation
         worker.missed_probes = 0
+        resized = seen.kv_tokens_capacity != worker.sighting.kv_tokens_capacity
         changed = seen.models != worker.sighting.models
         worker.sighting = seen
         if not seen.ready:
             self._enter(worker, WorkerState.LOADING, seen.reason, now)
         elif restarted or worker.state is not WorkerState.READY:
             self._enter(worker, WorkerState.JOINING, "shaking hands", now)
-        elif changed:
-            self._rebuild()
+        elif changed or resized:
+            self._rotation_changed(worker, now)
 
     def joined(self, worker: Worker, now: float) -> None:
         """Its handshakes were all tried: a worker that is still joining enters rotation."""
@@ -198,7 +203,12 @@ class Fleet:
         worker.state = state
         worker.since = now
         if rotation_changes:
-            self._rebuild()
+            self._rotation_changed(worker, now)
+
+    def _rotation_changed(self, worker: Worker, now: float) -> None:
+        self._rebuild()
+        for tell in self.listeners:
+            tell(worker, now)
 
     def _rebuild(self) -> None:
         pools = {model: ModelPool() for model in self._pools}

@@ -63,9 +63,7 @@ class Rates:
 
     def __init__(self, config: RateConfig) -> None:
         prefill, transfer, step = config.prefill, config.transfer, config.decode_step
-        self._prefill: _Fits[str] = _Fits(
-            config, (prefill.base_s, prefill.per_token_s, prefill.per_pair_s)
-        )
+        self._prefill: _Fits[str] = _Fits(config, (prefill.base_s, prefill.per_token_s, prefill.per_pair_s))
         self._transfer: _Fits[tuple[str, str]] = _Fits(config, (transfer.base_s, transfer.per_byte_s))
         self._step: _Fits[str] = _Fits(config, (step.base_s, step.per_row_s, step.per_context_token_s))
 

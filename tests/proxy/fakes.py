@@ -174,6 +174,7 @@ class FakeWorker:
     port: int = 0
     ready: bool = True
     shakes: bool = True
+    kv_tokens_capacity: int | None = None
     usual: Behaviour = decodes
     next: deque[Behaviour] = field(default_factory=deque)
     requests: list[Request] = field(default_factory=list)
@@ -271,6 +272,7 @@ class FakeWorker:
             "kv": {"host": "127.0.0.1", "port": 5600},
             "peers": [],
             "max_model_len": 4096,
+            "kv_tokens_capacity": self.kv_tokens_capacity,
         }
         await connection.answer(200, json.dumps(report).encode())
 

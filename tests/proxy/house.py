@@ -52,6 +52,9 @@ class House:
         assert len(router.ledger) == 0
         assert len(router.ids) == 0
         assert not self.proxy.hub.exchanges
+        admission = router.admission
+        assert (len(admission.slots), admission.slots.held_tokens, admission.waiting) == (0, 0, 0)
+        assert admission.problems() == []
         for worker in router.fleet.workers.values():
             load = (
                 worker.prefill_tokens,
