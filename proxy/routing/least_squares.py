@@ -25,7 +25,10 @@ _SMALLEST_EXPECTED = 1e-3
 class DecayedFit:
     """Seconds as a non-negative combination of features; what is fitted are the ratios to the prior."""
 
-    __slots__ = ("_error", "_memory", "_moments", "_prior_weight", "_ratios", "_targets", "_weight", "prior")
+    __slots__ = (
+        "_error", "_memory", "_moments", "_prior_weight", "_ratios", "_targets", "_weight", "coefficients",
+        "prior",
+    )  # fmt: skip
 
     def __init__(self, prior: Sequence[float], *, memory: float, prior_weight: float) -> None:
         """Start from `prior` (positive), counted as `prior_weight` observations; rest on about `memory`."""
@@ -36,15 +39,12 @@ class DecayedFit:
         self._memory = 1.0 - 1.0 / memory
         self._prior_weight = prior_weight
         self._ratios = [1.0] * size
+        self.coefficients = self.prior
+        """Seconds per unit of each feature, as fitted now."""
         self._moments = [[0.0] * size for _ in range(size)]
         self._targets = [0.0] * size
         self._weight = 0.0
         self._error = 0.0
-
-    @property
-    def coefficients(self) -> tuple[float, ...]:
-        """Seconds per unit of each feature, as fitted now."""
-        return tuple(ratio * value for ratio, value in zip(self._ratios, self.prior, strict=True))
 
     @property
     def observations(self) -> float:
@@ -59,8 +59,7 @@ class DecayedFit:
     def predict(self, features: Sequence[float]) -> float:
         """Return the expected seconds, never negative."""
         return sum(
-            ratio * value * feature
-            for ratio, value, feature in zip(self._ratios, self.prior, features, strict=True)
+            coefficient * feature for coefficient, feature in zip(self.coefficients, features, strict=True)
         )
 
     def observe(self, features: Sequence[float], seconds: float) -> None:
@@ -79,6 +78,9 @@ class DecayedFit:
         scale = sum(by_prior)
         self._accumulate([part / scale for part in by_prior], counted / scale)
         self._ratios = self._solve()
+        self.coefficients = tuple(
+            ratio * value for ratio, value in zip(self._ratios, self.prior, strict=True)
+        )
 
     def _accumulate(self, shares: Vector, outcome: float) -> None:
         for i, share in enumerate(shares):

@@ -13,11 +13,14 @@ No clock, no I/O: policies and the dispatcher call it with the time.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 from xxhash import xxh3_64_intdigest
 
 from .worker_bits import WorkerBits
+
+T = TypeVar("T")
 
 ENTRY_BYTES = 440
 """Upper bound of an entry's memory but for the digits of its set: key, set, list node (about 100) and its
@@ -66,14 +69,24 @@ class PrefixMatch:
             found.update(dict.fromkeys(self._bits.names(workers), depth))
         return found
 
-    def depths(self) -> list[int]:
-        """Return the number of chunks of every worker, by `PrefixIndex.slot`."""
-        slots = range(self._bits.slots)
-        found = [0] * len(slots)
+    def depth(self, bit: int) -> int:
+        """Return how many leading chunks the worker with this `PrefixIndex.bit` holds."""
         for depth, workers in self._levels:
-            for slot in self._bits.chosen(workers, slots):
-                found[slot] = depth
-        return found
+            if workers & bit:
+                return depth
+        return 0
+
+    def minorities(self, among: int, values: Sequence[T]) -> Iterator[list[T]]:
+        """Return the workers of the set `among` that hold anything, in lists of equal depth, deepest first.
+
+        Without the one list that has most of them, if there is one. Each worker stands as its entry of
+        `values`, which has one for each bit.
+        """
+        most = among.bit_count() // 2
+        for _, workers in reversed(self._levels):
+            chosen = workers & among
+            if 0 < chosen.bit_count() <= most:
+                yield list(self._bits.chosen(chosen, values))
 
 
 class _Trust:
@@ -114,13 +127,13 @@ class PrefixIndex:
         return len(self) * self._entry_bytes()
 
     @property
-    def slots_version(self) -> int:
-        """Changes when a worker's `slot` may have changed."""
+    def bits_version(self) -> int:
+        """Changes when a worker's `bit` may have changed."""
         return self._bits.version
 
-    def slot(self, worker: str) -> int:
-        """Return the worker's place in `PrefixMatch.depths`, a new one if it has none."""
-        return self._bits.claim(worker).bit_length() - 1
+    def bit(self, worker: str) -> int:
+        """Return the worker's bit in sets, a new one if it has none."""
+        return self._bits.claim(worker)
 
     def lookup(self, keys: Sequence[int], now: float) -> PrefixMatch:
         """Return how many leading `keys` every worker holds. Looking does not keep entries alive."""
@@ -188,19 +201,29 @@ class PrefixIndex:
         self._turn_generations(now)
         self._free_forgotten(1024)
 
+    def turn(self, now: float) -> None:
+        """Forget what was not used since the turn before: the workers' caches have turned over by half."""
+        self._turn_generations(now)
+        self._turn_once()
+        self._turned_at = now
+        self._bits.recycle(self._turn - 1)
+
     def _turn_generations(self, now: float) -> None:
         if now < self._turned_at + self._half_life_s:
             return
         while now >= self._turned_at + self._half_life_s:
-            if self._old:
-                self._forgotten.append(self._old)
-                self._forgotten_entries += len(self._old)
-            self._old, self._young = self._young, OrderedDict()
-            self._turn += 1
+            self._turn_once()
             self._turned_at += self._half_life_s
             if not self._old and now >= self._turned_at + self._half_life_s:
                 self._turned_at = now
         self._bits.recycle(self._turn - 1)
+
+    def _turn_once(self) -> None:
+        if self._old:
+            self._forgotten.append(self._old)
+            self._forgotten_entries += len(self._old)
+        self._old, self._young = self._young, OrderedDict()
+        self._turn += 1
 
     def _make_room(self, entries: int) -> int:
         """Evict what `entries` more would push over the cap; return how many of them there is room for."""

@@ -85,7 +85,15 @@ class Rates:
     ) -> None:
         """Learn how long a prefill took, once the worker began it."""
         pairs = attended_pairs(uncached_tokens, cached_tokens)
-        self._prefill.observe(worker, (1.0, uncached_tokens, pairs), seconds)
+        self.prefilled_several(
+            worker, prompts=1, uncached_tokens=uncached_tokens, pairs=pairs, seconds=seconds
+        )
+
+    def prefilled_several(
+        self, worker: str, *, prompts: int, uncached_tokens: float, pairs: float, seconds: float
+    ) -> None:
+        """Learn how long a worker took over several prompts without a pause."""
+        self._prefill.observe(worker, (prompts, uncached_tokens, pairs), seconds)
 
     def transferred(self, prefill: str, decode: str, *, kv_bytes: int, seconds: float) -> None:
         """Learn how long a transfer took."""
@@ -102,6 +110,11 @@ class Rates:
     def transfer_fit(self, prefill: str, decode: str) -> DecayedFit:
         """Return the link's fit, for display: base, per byte."""
         return self._transfer.fit((prefill, decode))
+
+    @property
+    def fleet_transfer_fit(self) -> DecayedFit:
+        """The fit of all links together, which stands for those that were not seen: base, per byte."""
+        return self._transfer.fleet
 
     def decode_step_fit(self, worker: str) -> DecayedFit:
         """Return the worker's fit, for display: base, per row, per context token."""
@@ -124,7 +137,7 @@ class _Fits(Generic[Key]):
 
     def __init__(self, config: RateConfig, prior: Sequence[float]) -> None:
         self._config = config
-        self._fleet = self._start(prior)
+        self.fleet = self._start(prior)
         self._members: OrderedDict[Key, DecayedFit] = OrderedDict()
 
     @property
@@ -132,15 +145,15 @@ class _Fits(Generic[Key]):
         return list(self._members)
 
     def fit(self, key: Key) -> DecayedFit:
-        return self._members.get(key, self._fleet)
+        return self._members.get(key, self.fleet)
 
     def observe(self, key: Key, features: Sequence[float], seconds: float) -> None:
         member = self._members.get(key)
         if member is None:
-            learned = zip(self._fleet.coefficients, self._fleet.prior, strict=True)
+            learned = zip(self.fleet.coefficients, self.fleet.prior, strict=True)
             member = self._start([max(value, prior / 1000) for value, prior in learned])
         member.observe(features, seconds)
-        self._fleet.observe(features, seconds)
+        self.fleet.observe(features, seconds)
         self._members[key] = member
         self._members.move_to_end(key)
         if len(self._members) > self._config.most_links:

@@ -24,6 +24,6 @@ class RequestView:
     tried_decode: set[str] = field(default_factory=set)
     """Decode workers that failed this request: not to be chosen again."""
     prefix_keys: list[int] | None = None
-    """Keys of the prompt's leading chunks, as `prefix_index.prefix_keys` makes them; None until first needed."""
+    """Keys of the prompt's leading chunks, by `prefix_index.prefix_keys`; None until first needed."""
     key_tokens: float = 0.0
     """Prompt tokens that one of `prefix_keys` stands for."""

@@ -265,3 +265,39 @@ def test_the_index_needs_neither_sockets_nor_clocks_nor_tensors() -> None:
     printed = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout
 
     assert printed.strip() == "[]"
+
+
+def test_a_match_tells_depth_by_bit_and_lists_all_but_the_majority() -> None:
+    known = index()
+    for worker, text in (("a", "x"), ("b", "x"), ("c", "x"), ("d", "xyz"), ("e", "xy"), ("f", "q")):
+        known.insert(worker, keys(chunks(*text)), 0.0)
+    names = "abcdef"
+    bits = {name: known.bit(name) for name in names}
+    match = known.lookup(keys(chunks(*"xyz")), 1.0)
+
+    assert {name: match.depth(bit) for name, bit in bits.items()} == dict(
+        zip(names, [1, 1, 1, 3, 2, 0], strict=True)
+    )
+    assert list(match.minorities(sum(bits.values()), names)) == [["d"], ["e"], ["a", "b", "c"]]
+    assert list(match.minorities(sum(bits[name] for name in "abce"), names)) == [["e"]]
+
+
+def test_a_turn_forgets_what_was_not_used_since_the_turn_before() -> None:
+    known = index()
+    for worker in ("used", "unused"):
+        known.insert(worker, keys(chunks("a")), 0.0)
+    known.turn(1.0)
+    known.insert("used", keys(chunks("a")), 1.0)
+    assert known.lookup(keys(chunks("a")), 1.0).by_worker() == {"used": 1, "unused": 1}
+
+    known.turn(2.0)
+    assert known.lookup(keys(chunks("a")), 2.0).by_worker() == {"used": 1}
+
+
+def test_bits_stay_until_a_worker_comes_or_goes() -> None:
+    known = index()
+    bit, version = known.bit("a"), known.bits_version
+
+    assert (known.bit("a"), known.bits_version) == (bit, version)
+    known.clear_worker("a")
+    assert known.bits_version != version
