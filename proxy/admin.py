@@ -15,7 +15,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from .errors import ApiError
 from .hub import Hub
-from .readiness import fleet_report, models_report, ready_report
+from .readiness import fleet_report, models_report, policies_report, ready_report
+from .route_api import RouteApi
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -31,11 +32,13 @@ class AdminApp:
 
     def application(self) -> web.Application:
         """Return the routes."""
-        app = web.Application(middlewares=[openai_errors])
+        limit = self._hub.config.limits.body_bytes
+        app = web.Application(middlewares=[openai_errors], client_max_size=limit)
         app.router.add_get("/health", self._health)
         app.router.add_get("/ready", self._ready)
         app.router.add_get("/fleet", self._fleet)
         app.router.add_get("/metrics", self._metrics)
+        RouteApi(self._hub).add_to(app)
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/v1/models/{model:.+}", self._model)
         for path in ("/v1/chat/completions", "/v1/completions"):
@@ -51,7 +54,8 @@ class AdminApp:
 
     async def _fleet(self, request: web.Request) -> web.Response:
         hub = self._hub
-        report = fleet_report(hub.router, hub.config.policy, hub.loop.time(), self._urls)
+        policies = policies_report(hub.courses, hub.policy_watch.problems)
+        report = fleet_report(hub.router, policies, hub.loop.time(), self._urls)
         return web.json_response(report)
 
     async def _metrics(self, request: web.Request) -> web.Response:

@@ -109,7 +109,7 @@ class AdmissionDesk:
             if guest is not None:
                 self._tell(verdict, guest, now)
             elif isinstance(verdict, Start):  # it left since
-                self._router.unbook(verdict.ticket.request, verdict.decision)
+                self._router.unbook(verdict.ticket.request, verdict.decision, now)
 
     def _tell(self, verdict: Verdict, guest: Guest, now: float) -> None:
         match verdict:

@@ -9,7 +9,7 @@ import yaml
 
 from .routing.admission_config import AdmissionConfig
 from .routing.fleet import Kind, Role
-from .routing.router import POLICIES
+from .routing.policy_file import DEFAULTS
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -98,6 +98,22 @@ class Probing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     handshake_timeout_s: Seconds = 30.0
 
 
+class PolicyReload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a policy file that changes is taken over."""
+
+    interval_s: Seconds = 1.0
+    """Between looks at whether it changed."""
+    rehearsed_s: Seconds = 120.0
+    """A new policy first decides on the requests of the last so many seconds, without consequences."""
+    rehearsed_requests: Count = 256
+    """At most so many of them."""
+
+
+def is_policy_file(policy: str) -> bool:
+    """Whether a configured policy is the path of a file, not a name."""
+    return policy.endswith((".yaml", ".yml"))
+
+
 class ProxyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One proxy and its fleet."""
 
@@ -106,7 +122,14 @@ class ProxyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8000
     """0: a free port."""
     policy: str = "round_robin"
-    """`round_robin` or `least_tokens`."""
+    """A policy's name, or the path of a policy file (.yaml), which is read again when it changes."""
+    model_policies: dict[str, str] = {}
+    """Other policies, for some models."""
+    shadow_policy: str | None = None
+    """One that is asked beside `policy`, and not followed: how often it differs is counted."""
+    policy_reload: PolicyReload = PolicyReload()
+    explained_requests: Count = 1024
+    """So many of the last requests can be explained."""
     output_tokens_guess: Count = 256
     """Expected length of an answer whose request sets no limit."""
     admission: AdmissionConfig = AdmissionConfig()
@@ -119,8 +142,13 @@ class ProxyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """How long streams may go on after SIGTERM."""
 
     def __post_init__(self) -> None:
-        if self.policy not in POLICIES:
-            raise ValueError(f"policy must be one of {', '.join(POLICIES)}, got {self.policy!r}")
+        named = {"policy": self.policy, "shadow_policy": self.shadow_policy or self.policy}
+        named |= {f"model_policies.{model}": policy for model, policy in self.model_policies.items()}
+        for key, policy in named.items():
+            if not is_policy_file(policy) and policy not in DEFAULTS:
+                raise ValueError(
+                    f"{key} must be a .yaml file or one of {', '.join(DEFAULTS)}, got {policy!r}"
+                )
         titles = [worker.title for worker in self.workers]
         if twice := {title for title in titles if titles.count(title) > 1}:
             raise ValueError(f"workers: these stand twice: {', '.join(sorted(twice))}")

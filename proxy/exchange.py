@@ -8,11 +8,12 @@ from typing import assert_never
 
 import msgspec
 
-from .body import BodyError, RequestBody, read_prefill_answer
-from .errors import ApiError, model_not_found, stream_broken, unavailable, upstream_failed
+from .body import BodyError, PrefillAnswer, RequestBody, read_prefill_answer
+from .errors import ApiError, stream_broken, unavailable, upstream_failed
 from .front import ClientConnection
 from .gate import closing_chunks
 from .hub import Hub
+from .intake import view_of
 from .leg import Leg, PrefillLeg
 from .relay_leg import RelayLeg
 from .request import ClientRequest, LegHead
@@ -32,7 +33,8 @@ from .routing.life import (
     SendPrefill,
     TellBroken,
 )
-from .routing.ticket import Ticket
+from .routing.observer import Leg as Side
+from .routing.ticket import Standing, Ticket
 from .routing.verdict import Refuse as TurnAway
 from .routing.verdict import Start
 from .routing.view import RequestView
@@ -41,6 +43,9 @@ from .terms import refusal as admission_refusal
 from .watch import NEVER
 
 logger = logging.getLogger(__name__)
+
+FRAMING_EVENTS = 2
+"""Events of a chat's stream that carry no token: the first, with the role, and the last, `[DONE]`."""
 
 
 class Exchange:
@@ -86,39 +91,20 @@ class Exchange:
         self._hub.desk.submit(life.ticket, self, self._arrived_at)
 
     def _open_life(self) -> RequestLife:
-        hub, router = self._hub, self._hub.router
-        self._body = body = RequestBody(self._request.body)
-        model = self._known_model(body.model())
-        view = RequestView(
-            request_id=self.request_id,
-            model=model,
-            prompt=body.prompt(),
-            prompt_tokens=body.prompt_tokens(),
-            output_tokens=body.output_tokens(hub.config.output_tokens_guess),
-            answers=body.answers(),
-            decode_only=body.decode_only(),
-        )
+        hub = self._hub
+        self._body = RequestBody(self._request.body)
+        guess = hub.config.output_tokens_guess
+        view = view_of(self._body, hub.router.fleet, self.request_id, output_tokens_guess=guess)
         terms = read_terms(self._request.headers, hub.tenants)
-        self._life = RequestLife(Ticket(view, terms, len(self._request.body)), router)
+        self._life = RequestLife(Ticket(view, terms, len(self._request.body)), hub.router)
         return self._life
-
-    def _known_model(self, wanted: str | None) -> str:
-        models = self._hub.router.fleet.models
-        if wanted is None and len(models) == 1:
-            return next(iter(models))
-        if wanted in models:
-            return wanted
-        if not models:
-            raise BodyError(unavailable("no worker has come up yet"))
-        if wanted is None:
-            message = f"model is missing; served are: {', '.join(sorted(models))}"
-            raise BodyError(ApiError(status=400, message=message, param="model", code="model_missing"))
-        raise BodyError(model_not_found(wanted))
 
     # --- told by the admission desk
 
     def admitted(self, start: Start, now: float) -> None:
         """Send the first leg."""
+        if start.waited_s:
+            self._hub.log.waited(start.ticket.request, start.waited_s)
         self._run(self._living().start(now, start.decision))
 
     def turned_away(self, verdict: TurnAway) -> None:
@@ -137,16 +123,46 @@ class Exchange:
         leg, life, now = self._leg, self._living(), self.now()
         if isinstance(leg, PrefillLeg):
             try:
-                self._kv, tokens = read_prefill_answer(leg.body)
+                answer = read_prefill_answer(leg.body)
             except (ValueError, RecursionError) as error:
                 self.leg_failed(Failure(Fault.MALFORMED, f"not a completion: {error}"))
                 return
             self._hub.counters.prefill_s.observe(now - self._leg_started_at)
-            self._run(life.prefill_answered(with_kv=self._kv is not None, tokens=tokens))
+            self._note_prefill(life.request, answer, now)
+            self._kv = answer.kv
+            self._run(life.prefill_answered(with_kv=self._kv is not None, tokens=answer.tokens))
         else:
             self._hub.counters.first_byte_s.observe(now - self._leg_started_at)
             self._hub.counters.time_to_first_byte_s.observe(now - self._arrived_at)
+            self._note_stream(life.request, now)
             self._run(life.decode_answered())
+
+    def _note_prefill(self, request: RequestView, answer: PrefillAnswer, now: float) -> None:
+        tokens, cached = answer.tokens or answer.usage.prompt_tokens, answer.usage.cached_tokens
+        for observer in self._hub.router.observers:
+            observer.prefilled(request, prompt_tokens=tokens, cached_tokens=cached, now=now)
+        if answer.account is not None:
+            self._hub.log.told(request, Side.PREFILL, answer.account)
+
+    def _note_stream(self, request: RequestView, now: float) -> None:
+        leg = self._leg
+        whole = isinstance(leg, RelayLeg) and leg.whole
+        cached = leg.usage()[0].cached_tokens if whole and isinstance(leg, RelayLeg) else None
+        for observer in self._hub.router.observers:
+            observer.streaming(request, cached_tokens=cached, now=now)
+
+    def _note_end(self, request: RequestView, leg: Leg | None) -> None:
+        tokens = None
+        if isinstance(leg, RelayLeg) and leg.whole:
+            usage, account = leg.usage()
+            tokens = usage.completion_tokens
+            if tokens is None and leg.events and request.answers == 1:
+                tokens = max(leg.events - FRAMING_EVENTS, 1)
+            if account is not None:
+                self._hub.log.told(request, Side.DECODE, account)
+        now = self.now()
+        for observer in self._hub.router.observers:
+            observer.ended(request, output_tokens=tokens, now=now)
 
     def leg_rejected(self) -> None:
         """A worker finds fault with the request."""
@@ -351,6 +367,9 @@ class Exchange:
             self._hub.counters.requests_in_flight -= 1
             self._hub.exchanges.discard(self)
             self._hub.watch.discard(self)
+            self._forget_body()
+            if self._life.ticket.standing is Standing.STARTED:
+                self._note_end(self._life.request, leg)
             self._hub.desk.release(self._life.ticket)
         if leg is not None:
             self._hub.counters.bytes_relayed += leg.received
@@ -360,7 +379,7 @@ class Exchange:
             self._leg.cancel()
 
     def _forget_body(self) -> None:
-        """Nothing will be sent again: a long answer need not keep a long prompt."""
+        """Nothing will be sent again: neither a long answer nor the log need keep a long prompt."""
         self._body = None
         self._request.body = b""
         self._living().request.prompt = b""

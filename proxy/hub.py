@@ -7,6 +7,9 @@ from typing import Protocol
 from .admission_desk import AdmissionDesk
 from .config import ProxyConfig
 from .counters import Counters
+from .policy_watch import PolicyWatch
+from .routing.courses import Courses
+from .routing.decision_log import DecisionLog
 from .routing.fleet import Worker
 from .routing.life import Abort
 from .routing.router import Router
@@ -43,6 +46,9 @@ class Hub:
     loop: asyncio.AbstractEventLoop
     router: Router
     desk: AdmissionDesk
+    courses: Courses
+    log: DecisionLog
+    policy_watch: PolicyWatch
     tenants: Tenants
     pools: dict[str, Pool]
     """Connections to each worker, by its name."""

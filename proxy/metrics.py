@@ -25,6 +25,7 @@ class ProxyCollector(Collector):
         """Yield every metric."""
         yield from self._requests()
         yield from self._admission()
+        yield from self._policies()
         yield from self._phases()
         yield from self._handovers()
         yield from self._workers()
@@ -82,6 +83,27 @@ class ProxyCollector(Collector):
         yield _histogram(
             "baton_proxy_queue_wait_seconds", "From arrival to the decode slot", self._hub.desk.queue_wait_s
         )
+
+    def _policies(self) -> Iterator[Metric]:
+        hub = self._hub
+        labels = ["model", "version", "shadow"]
+        decisions = CounterMetricFamily("baton_proxy_decisions", "By a policy since in force", labels=labels)
+        for place, course in hub.courses.in_force():
+            names = [place.model or "", course.version, str(place.shadow).lower()]
+            decisions.add_metric(names, course.decisions)
+        yield decisions
+        shadow = CounterMetricFamily(
+            "baton_proxy_shadow", "What the shadow policy would have chosen", labels=["choice"]
+        )
+        counts = hub.courses.shadow_counts
+        shadow.add_metric(["same"], counts.same)
+        shadow.add_metric(["other_prefill"], counts.other_prefill)
+        shadow.add_metric(["other_decode"], counts.other_decode)
+        shadow.add_metric(["other_both"], counts.other_both)
+        yield shadow
+        reloads = hub.policy_watch.counts
+        yield _counter("baton_proxy_policy_reloads", "Policy files taken over", reloads.taken)
+        yield _counter("baton_proxy_policy_reloads_refused", "Policy files refused", reloads.refused)
 
     def _phases(self) -> Iterator[Metric]:
         counters = self._hub.counters

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,17 @@ from .exchange import Exchange
 from .front import ClientConnection, Clients, Serving
 from .hub import Hub
 from .metrics import registry_of
+from .policy_watch import PolicyWatch, open_courses
 from .prober import Prober
 from .readiness import is_complete, is_ready
 from .reaper import Reaper
 from .request import ClientRequest
+from .routing.courses import Courses
+from .routing.decision_log import DecisionLog
 from .routing.fleet import Fleet, Worker
 from .routing.life import Abort
-from .routing.router import POLICIES, Router
+from .routing.load import WorkerFacts
+from .routing.router import Router
 from .routing.tenants import OPEN_HOUSE, Tenants
 from .tenant_file import read_tenant_file
 from .upstream import Pool, TcpAddress, UnixAddress
@@ -146,40 +151,54 @@ async def running_proxy(config: ProxyConfig) -> AsyncIterator[Proxy]:
 
     Raises `ConfigError` for a file that the configuration names.
     """
-    tenants = await asyncio.to_thread(_tenants, config)
+    files = await asyncio.to_thread(_read_files, config, asyncio.get_running_loop().time())
     async with (
         private_socket() as (bound, path),
         aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
         asyncio.TaskGroup() as tasks,
     ):
-        proxy = _build(config, tenants, session, tasks, path)
+        proxy = _build(config, files, session, tasks, path)
         app = AdminApp(proxy.hub, registry_of(proxy.hub, proxy.reaper)).application()
         async with serving_admin(app, bound):
-            probes = proxy.prober.start(tasks)
+            background = proxy.prober.start(tasks)
+            watch = proxy.hub.policy_watch.run()
+            background.append(tasks.create_task(watch, name="watch policy files"))
             try:
                 await proxy.listen()
                 yield proxy
                 await proxy.drain(config.drain_grace_s)
             finally:
-                for probe in probes:
-                    probe.cancel()
+                for task in background:
+                    task.cancel()
                 proxy.close()
 
 
-def _tenants(config: ProxyConfig) -> Tenants:
-    return Tenants(OPEN_HOUSE if config.tenants_file is None else read_tenant_file(Path(config.tenants_file)))
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What the files say that a configuration names."""
+
+    tenants: Tenants
+    courses: Courses
+
+
+def _read_files(config: ProxyConfig, now: float) -> Files:
+    known = OPEN_HOUSE if config.tenants_file is None else read_tenant_file(Path(config.tenants_file))
+    return Files(Tenants(known), open_courses(config, now))
 
 
 def _build(
     config: ProxyConfig,
-    tenants: Tenants,
+    files: Files,
     session: aiohttp.ClientSession,
     tasks: asyncio.TaskGroup,
     admin_socket: Path,
 ) -> Proxy:
     loop = asyncio.get_running_loop()
+    courses = files.courses
     fleet = Fleet(Worker(each.title, each.role, each.kind) for each in config.workers)
-    router = Router(fleet, POLICIES[config.policy](), config.limits.lost_attempts, config.admission)
+    log = DecisionLog(config.explained_requests, lambda model: courses.of(model).version)
+    router = Router(fleet, courses, config.limits.lost_attempts, (courses, log), config.admission)
+    fleet.listeners.append(lambda worker, now: _describe(courses, worker))
     controls = {each.title: WorkerControl(each, session, config.probing) for each in config.workers}
     prober = Prober(fleet, controls, config.probing)
     reaper = Reaper(router, controls, tasks)
@@ -188,13 +207,20 @@ def _build(
         loop=loop,
         router=router,
         desk=AdmissionDesk(router, loop),
-        tenants=tenants,
+        courses=courses,
+        log=log,
+        policy_watch=PolicyWatch(config, courses, log, fleet, loop.time),
+        tenants=files.tenants,
         pools={each.title: _pool(each, config, tasks) for each in config.workers},
         admin_pool=Pool(UnixAddress(admin_socket), tasks, connect_timeout_s=5.0, max_idle=64),
         watch=Watch(loop, _sweep_s(config.timeouts)),
         messages=Messenger(reaper, prober),
     )
     return Proxy(hub, prober, reaper)
+
+
+def _describe(courses: Courses, worker: Worker) -> None:
+    courses.describe(worker, WorkerFacts(kv_tokens_capacity=worker.sighting.kv_tokens_capacity))
 
 
 def _pool(worker: WorkerAddress, config: ProxyConfig, tasks: asyncio.TaskGroup) -> Pool:

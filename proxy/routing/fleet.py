@@ -119,6 +119,8 @@ class Fleet:
         self._shaken: dict[tuple[str, str], tuple[str, str]] = {}
         self.listeners: list[Callable[[Worker, float], None]] = []
         """Told, with the time, of a worker that enters or leaves the rotation or that changes within it."""
+        self.on_restart: list[Callable[[Worker], None]] = []
+        """Told of a worker that is, or may be, a new process."""
 
     @property
     def models(self) -> frozenset[str]:
@@ -171,6 +173,9 @@ class Fleet:
         resized = seen.kv_tokens_capacity != worker.sighting.kv_tokens_capacity
         changed = seen.models != worker.sighting.models
         worker.sighting = seen
+        if restarted or (not seen.incarnation and worker.state is WorkerState.DOWN):
+            for tell in self.on_restart:
+                tell(worker)
         if not seen.ready:
             self._enter(worker, WorkerState.LOADING, seen.reason, now)
         elif restarted or worker.state is not WorkerState.READY:

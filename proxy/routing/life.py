@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from .fleet import Worker
 from .ledger import HandoverEvent
+from .observer import Leg
 from .policy import Decision
 from .router import Outcome, Router
 from .ticket import Ticket
@@ -287,6 +288,7 @@ class RequestLife:
         assert worker is not None
         (self.request.tried_prefill if prefilled else self.request.tried_decode).add(worker.name)
         commands: list[Command] = []
+        self.router.failed(self.request, Leg.PREFILL if prefilled else Leg.DECODE, now)
         if failure.fault is Fault.UNREACHABLE:
             self.router.fleet.unreachable(worker, failure.detail, now)
         elif failure.fault is not Fault.BUSY:

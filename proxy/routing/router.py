@@ -1,24 +1,16 @@
 """Everything that routing remembers in one proxy: fleet, policy, admission, KV hand-overs, ids, outcomes."""
 
 import enum
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from .admission import Admission
 from .admission_config import AdmissionConfig
 from .fleet import Fleet
 from .ids import RequestIds
-from .least_tokens import LeastTokens
 from .ledger import Ledger
+from .observer import Leg, Observer
 from .policy import Decision, Policy
-from .round_robin import RoundRobin
 from .view import RequestView
-
-POLICIES: dict[str, Callable[[], Policy]] = {
-    "round_robin": RoundRobin,
-    "least_tokens": LeastTokens,
-}
-"""Policies by the name that a configuration gives."""
 
 
 class Outcome(enum.Enum):
@@ -62,6 +54,8 @@ class Router:
     policy: Policy
     max_lost_attempts: int = 3
     """A request whose worker died or hung this often is not tried again: it may be what kills them."""
+    observers: tuple[Observer, ...] = ()
+    """Told of what happens to each request after it was decided."""
     admission_config: AdmissionConfig = field(default_factory=AdmissionConfig)
     ledger: Ledger = field(default_factory=Ledger)
     ids: RequestIds = field(default_factory=RequestIds)
@@ -70,6 +64,7 @@ class Router:
 
     def __post_init__(self) -> None:
         self.admission = Admission(self.admission_config, self.choose)
+        self.fleet.on_restart += [observer.restarted for observer in self.observers]
 
     def choose(self, request: RequestView, now: float) -> Decision | None:
         """Have the policy choose, and book the work on whom it chose: the next choice sees it."""
@@ -80,10 +75,18 @@ class Router:
             if decision.prefill is not None:
                 decision.prefill.prefill_requests += 1
                 decision.prefill.prefill_tokens += request.prompt_tokens
+            for observer in self.observers:
+                observer.dispatched(request, decision, now)
         return decision
 
-    def unbook(self, request: RequestView, decision: Decision) -> None:
+    def failed(self, request: RequestView, leg: Leg, now: float) -> None:
+        """Tell that a leg failed before the first byte."""
+        for observer in self.observers:
+            observer.failed(request, leg, now)
+
+    def unbook(self, request: RequestView, decision: Decision, now: float) -> None:
         """Take a choice that is not carried out off the books."""
+        self.failed(request, Leg.DECODE, now)
         self.prefill_done(request, decision)
         self.decode_done(request, decision)
 
