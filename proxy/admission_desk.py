@@ -9,7 +9,7 @@ from collections import deque
 from typing import Protocol, assert_never
 
 from .counters import Histogram
-from .routing.fleet import Worker, WorkerState
+from .routing.fleet import Worker
 from .routing.router import Router
 from .routing.ticket import Ticket
 from .routing.verdict import Refuse, Start, Verdict
@@ -70,7 +70,7 @@ class AdmissionDesk:
 
     def worker_changed(self, worker: Worker, now: float) -> None:
         """A worker has entered or left the rotation, or changed in it."""
-        if worker.decodes and worker.state is WorkerState.READY:
+        if worker.decodes and worker.in_rotation:
             seen = worker.sighting
             self._later(self._admission.offer(worker.name, seen.models, seen.kv_tokens_capacity, now))
         else:

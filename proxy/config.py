@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 import msgspec
 import yaml
 
+from .discovery.settings import DiscoverySettings
 from .routing.admission_config import AdmissionConfig
 from .routing.fleet import Kind, Role
 from .routing.policy_file import DEFAULTS
@@ -117,7 +118,14 @@ def is_policy_file(policy: str) -> bool:
 class ProxyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One proxy and its fleet."""
 
-    workers: Annotated[tuple[WorkerAddress, ...], msgspec.Meta(min_length=1)]
+    workers: tuple[WorkerAddress, ...] = ()
+    """Those that are always listed; at least one, unless `discovery` finds them."""
+    discovery: tuple[DiscoverySettings, ...] = ()
+    """Where more workers are listed: files, DNS, Kubernetes."""
+    admin_token_file: str | None = None
+    """File with the bearer token that admin calls must bring; absent: there are no admin calls."""
+    worker_drain_s: Seconds = 600.0
+    """How long a worker that is to be removed may take to end what it has."""
     host: str = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8000
     """0: a free port."""
@@ -152,7 +160,9 @@ class ProxyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         titles = [worker.title for worker in self.workers]
         if twice := {title for title in titles if titles.count(title) > 1}:
             raise ValueError(f"workers: these stand twice: {', '.join(sorted(twice))}")
-        if not any(worker.role is not Role.PREFILL for worker in self.workers):
+        if not self.workers and not self.discovery:
+            raise ValueError("workers: at least one is needed where discovery names no source")
+        if not self.discovery and not any(worker.role is not Role.PREFILL for worker in self.workers):
             raise ValueError("workers: at least one must have role decode or both")
 
 

@@ -9,7 +9,7 @@ from .routing.router import Router
 
 def is_ready(fleet: Fleet) -> bool:
     """Whether requests can be served: a decode worker is ready, and every ready pair has shaken hands."""
-    decode = any(w.decodes and w.state is WorkerState.READY for w in fleet.workers.values())
+    decode = any(worker.decodes and worker.in_rotation for worker in fleet.workers.values())
     return decode and not fleet.unshaken()
 
 
@@ -105,6 +105,6 @@ def _standing(worker: Worker) -> dict[str, Any]:
         "name": worker.name,
         "role": worker.role.value,
         "kind": worker.kind.value,
-        "state": worker.state.value,
+        "state": "draining" if worker.draining else worker.state.value,
         "reason": worker.reason or None,
     }

@@ -23,9 +23,12 @@ import uvloop
 from .admin import AdminApp, private_socket, serving_admin
 from .admin_relay import AdminRelay
 from .admission_desk import AdmissionDesk
-from .config import ConfigError, ProxyConfig, Timeouts, WorkerAddress
+from .config import ConfigError, ProxyConfig, Timeouts
 from .control import WorkerControl
+from .discovery.roster import Roster
+from .discovery.sources import discover, source_of
 from .exchange import Exchange
+from .fleet_keeper import FleetKeeper
 from .front import ClientConnection, Clients, Serving
 from .hub import Hub
 from .metrics import registry_of
@@ -42,7 +45,7 @@ from .routing.load import WorkerFacts
 from .routing.router import Router
 from .routing.tenants import OPEN_HOUSE, Tenants
 from .tenant_file import read_tenant_file
-from .upstream import Pool, TcpAddress, UnixAddress
+from .upstream import Pool, UnixAddress
 from .watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -75,10 +78,11 @@ class Messenger:
 class Proxy:
     """A running proxy."""
 
-    def __init__(self, hub: Hub, prober: Prober, reaper: Reaper) -> None:
+    def __init__(self, hub: Hub, prober: Prober, reaper: Reaper, keeper: FleetKeeper) -> None:
         self.hub = hub
         self.prober = prober
         self.reaper = reaper
+        self.keeper = keeper
         self.clients = Clients()
         self.host = hub.config.host
         self.port = hub.config.port
@@ -158,11 +162,17 @@ async def running_proxy(config: ProxyConfig) -> AsyncIterator[Proxy]:
         asyncio.TaskGroup() as tasks,
     ):
         proxy = _build(config, files, session, tasks, path)
-        app = AdminApp(proxy.hub, registry_of(proxy.hub, proxy.reaper)).application()
+        app = AdminApp(proxy.hub, proxy.keeper, registry_of(proxy.hub, proxy.reaper)).application()
         async with serving_admin(app, bound):
-            background = proxy.prober.start(tasks)
+            for worker in config.workers:
+                proxy.keeper.add(worker)
+            sources = [source_of(settings, session) for settings in config.discovery]
+            listed = discover(sources, Roster(config.workers), proxy.keeper.told)
             watch = proxy.hub.policy_watch.run()
-            background.append(tasks.create_task(watch, name="watch policy files"))
+            background = [
+                tasks.create_task(listed, name="discover workers"),
+                tasks.create_task(watch, name="watch policy files"),
+            ]
             try:
                 await proxy.listen()
                 yield proxy
@@ -170,6 +180,7 @@ async def running_proxy(config: ProxyConfig) -> AsyncIterator[Proxy]:
             finally:
                 for task in background:
                     task.cancel()
+                proxy.keeper.stop()
                 proxy.close()
 
 
@@ -195,12 +206,12 @@ def _build(
 ) -> Proxy:
     loop = asyncio.get_running_loop()
     courses = files.courses
-    fleet = Fleet(Worker(each.title, each.role, each.kind) for each in config.workers)
+    fleet = Fleet(())
     log = DecisionLog(config.explained_requests, lambda model: courses.of(model).version)
     router = Router(fleet, courses, config.limits.lost_attempts, (courses, log), config.admission)
     fleet.listeners.append(lambda worker, now: _describe(courses, worker))
-    controls = {each.title: WorkerControl(each, session, config.probing) for each in config.workers}
-    prober = Prober(fleet, controls, config.probing)
+    controls: dict[str, WorkerControl] = {}
+    prober = Prober(fleet, controls, config.probing, tasks)
     reaper = Reaper(router, controls, tasks)
     hub = Hub(
         config=config,
@@ -211,22 +222,17 @@ def _build(
         log=log,
         policy_watch=PolicyWatch(config, courses, log, fleet, loop.time),
         tenants=files.tenants,
-        pools={each.title: _pool(each, config, tasks) for each in config.workers},
+        pools={},
         admin_pool=Pool(UnixAddress(admin_socket), tasks, connect_timeout_s=5.0, max_idle=64),
         watch=Watch(loop, _sweep_s(config.timeouts)),
         messages=Messenger(reaper, prober),
     )
-    return Proxy(hub, prober, reaper)
+    keeper = FleetKeeper(hub, prober, controls, session, tasks)
+    return Proxy(hub, prober, reaper, keeper)
 
 
 def _describe(courses: Courses, worker: Worker) -> None:
     courses.describe(worker, WorkerFacts(kv_tokens_capacity=worker.sighting.kv_tokens_capacity))
-
-
-def _pool(worker: WorkerAddress, config: ProxyConfig, tasks: asyncio.TaskGroup) -> Pool:
-    address = TcpAddress(worker.host, worker.port)
-    timeout_s = config.timeouts.connect_s
-    return Pool(address, tasks, connect_timeout_s=timeout_s, max_idle=config.limits.idle_connections)
 
 
 def _sweep_s(timeouts: Timeouts) -> float:

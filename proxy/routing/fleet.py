@@ -90,6 +90,13 @@ class Worker:
     """Failures in a row, of requests."""
     missed_probes: int = 0
     cooling_until: float = 0.0
+    draining: bool = False
+    """It is to end what it has, and gets nothing new."""
+
+    @property
+    def in_rotation(self) -> bool:
+        """Whether it may be sent requests."""
+        return self.state is WorkerState.READY and not self.draining
 
     @property
     def prefills(self) -> bool:
@@ -130,6 +137,27 @@ class Fleet:
     def pool(self, model: str) -> ModelPool:
         """Return the ready workers of `model`; an empty pool when it is unknown."""
         return self._pools.get(model) or ModelPool()
+
+    # --- who is listed
+
+    def add(self, worker: Worker) -> None:
+        """A worker is listed, under a name that nobody has."""
+        assert worker.name not in self.workers, worker.name
+        self.workers[worker.name] = worker
+
+    def drain(self, worker: Worker, now: float) -> None:
+        """Send it nothing new."""
+        if not worker.draining:
+            worker.draining = True
+            self._rotation_changed(worker, now)
+
+    def remove(self, worker: Worker, now: float) -> None:
+        """It is not listed any more. What it held is gone."""
+        self.unreachable(worker, "removed", now)
+        del self.workers[worker.name]
+        self._shaken = {pair: seen for pair, seen in self._shaken.items() if worker.name not in pair}
+        for tell in self.on_restart:
+            tell(worker)
 
     # --- pairs
 
@@ -207,7 +235,7 @@ class Fleet:
         rotation_changes = WorkerState.READY in (worker.state, state)
         worker.state = state
         worker.since = now
-        if rotation_changes:
+        if rotation_changes and not worker.draining:
             self._rotation_changed(worker, now)
 
     def _rotation_changed(self, worker: Worker, now: float) -> None:
@@ -220,7 +248,7 @@ class Fleet:
         for worker in self.workers.values():
             for model in worker.sighting.models:
                 pool = pools.setdefault(model, ModelPool())
-                if worker.state is WorkerState.READY:
+                if worker.in_rotation:
                     if worker.prefills:
                         pool.prefill.append(worker)
                     if worker.decodes:
