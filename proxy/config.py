@@ -8,6 +8,7 @@ import msgspec
 import yaml
 
 from .discovery.settings import DiscoverySettings
+from .kv_event_source import KvEventAddress
 from .routing.admission_config import AdmissionConfig
 from .routing.fleet import Kind, Role
 from .routing.policy_file import DEFAULTS
@@ -29,6 +30,8 @@ class WorkerAddress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """`prefill`, `decode` or `both`."""
     kind: Kind = Kind.BATON
     """`baton` or `vllm`."""
+    kv_events: KvEventAddress | None = None
+    """Where it publishes what its prefix cache holds; absent: that is learned from its answers alone."""
     name: str | None = None
     """Shown in headers, metrics and logs; `host:port` when absent."""
 

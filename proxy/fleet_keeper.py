@@ -15,6 +15,7 @@ from .config import WorkerAddress
 from .control import WorkerControl
 from .discovery.roster import Changes
 from .hub import Hub
+from .kv_event_source import KvEventAddress, KvEventSource, KvEventsUnavailableError
 from .prober import Prober
 from .routing.fleet import Worker
 from .upstream import Pool, TcpAddress
@@ -45,6 +46,7 @@ class FleetKeeper:
         self._removals: dict[str, asyncio.Task[None]] = {}
         self._successors: dict[str, WorkerAddress] = {}
         """By title: whom to add once its namesake is gone."""
+        self._kv_events: KvEventSource | None = None
 
     @property
     def urls(self) -> dict[str, str]:
@@ -72,6 +74,8 @@ class FleetKeeper:
         worker = Worker(title, address.role, address.kind)
         self._hub.router.fleet.add(worker)
         self._prober.watch(worker)
+        if address.kv_events is not None:
+            self._follow(title, address.kv_events)
 
     def drain(self, worker: Worker) -> None:
         """Send it nothing new."""
@@ -106,6 +110,16 @@ class FleetKeeper:
         self._prober.stop()
         for task in self._removals.values():
             task.cancel()
+        if self._kv_events is not None:
+            self._kv_events.close()
+
+    def _follow(self, title: str, address: KvEventAddress) -> None:
+        try:
+            if self._kv_events is None:
+                self._kv_events = KvEventSource(self._hub.cache_use)
+            self._kv_events.follow(title, address)
+        except KvEventsUnavailableError as error:
+            logger.warning("worker %s: %s", title, error)
 
     async def _remove(self, worker: Worker) -> None:
         name = worker.name
@@ -117,6 +131,8 @@ class FleetKeeper:
             self._hub.pools[name].close()
             await self._idle(worker)
         self._prober.unwatch(worker)
+        if self._kv_events is not None:
+            self._kv_events.unfollow(name)
         self._hub.router.fleet.remove(worker, self._hub.loop.time())
         self._hub.pools.pop(name).close()
         del self._controls[name], self._addresses[name], self._removals[name]

@@ -8,6 +8,7 @@ from .admission_desk import AdmissionDesk
 from .config import ProxyConfig
 from .counters import Counters
 from .policy_watch import PolicyWatch
+from .routing.cache_use import CacheUse
 from .routing.courses import Courses
 from .routing.decision_log import DecisionLog
 from .routing.fleet import Worker
@@ -48,6 +49,7 @@ class Hub:
     desk: AdmissionDesk
     courses: Courses
     log: DecisionLog
+    cache_use: CacheUse
     policy_watch: PolicyWatch
     tenants: Tenants
     pools: dict[str, Pool]

@@ -7,6 +7,7 @@ port cannot be had. Everything meant for people goes to standard error.
 
 import asyncio
 import contextlib
+import importlib
 import logging
 import os
 import signal
@@ -37,6 +38,7 @@ from .prober import Prober
 from .readiness import is_complete, is_ready
 from .reaper import Reaper
 from .request import ClientRequest
+from .routing.cache_use import CacheUse
 from .routing.courses import Courses
 from .routing.decision_log import DecisionLog
 from .routing.fleet import Fleet, Worker
@@ -194,6 +196,11 @@ class Files:
 
 def _read_files(config: ProxyConfig, now: float) -> Files:
     known = OPEN_HOUSE if config.tenants_file is None else read_tenant_file(Path(config.tenants_file))
+    if any(worker.kv_events is not None for worker in config.workers):
+        try:
+            importlib.import_module("zmq")
+        except ImportError as error:
+            raise ConfigError("workers: kv_events needs pyzmq: pip install pyzmq") from error
     return Files(Tenants(known), open_courses(config, now))
 
 
@@ -208,7 +215,8 @@ def _build(
     courses = files.courses
     fleet = Fleet(())
     log = DecisionLog(config.explained_requests, lambda model: courses.of(model).version)
-    router = Router(fleet, courses, config.limits.lost_attempts, (courses, log), config.admission)
+    cache_use = CacheUse(courses)
+    router = Router(fleet, courses, config.limits.lost_attempts, (courses, log, cache_use), config.admission)
     fleet.listeners.append(lambda worker, now: _describe(courses, worker))
     controls: dict[str, WorkerControl] = {}
     prober = Prober(fleet, controls, config.probing, tasks)
@@ -220,6 +228,7 @@ def _build(
         desk=AdmissionDesk(router, loop),
         courses=courses,
         log=log,
+        cache_use=cache_use,
         policy_watch=PolicyWatch(config, courses, log, fleet, loop.time),
         tenants=files.tenants,
         pools={},

@@ -11,6 +11,8 @@ from typing import Any
 
 import httptools
 
+from baton.proxy.kv_event_source import KvEventAddress
+
 MODEL = "demo"
 KV_FIELDS = {
     "do_remote_prefill": True,
@@ -175,6 +177,7 @@ class FakeWorker:
     ready: bool = True
     shakes: bool = True
     kv_tokens_capacity: int | None = None
+    kv_events: KvEventAddress | None = None
     usual: Behaviour = decodes
     next: deque[Behaviour] = field(default_factory=deque)
     requests: list[Request] = field(default_factory=list)
