@@ -10,7 +10,11 @@ from .ids import RequestIds
 from .ledger import Ledger
 from .observer import Leg, Observer
 from .policy import Decision, Policy
+from .policy_file import DEFAULTS
 from .view import RequestView
+
+POLICIES = tuple(DEFAULTS)
+"""Policies by the name that a configuration may give."""
 
 
 class Outcome(enum.Enum):
