@@ -11,6 +11,8 @@ from typing import Annotated, NoReturn, TypeVar
 
 import typer
 
+from .simulate import simulate
+
 T = TypeVar("T")
 
 app = typer.Typer(
@@ -169,6 +171,9 @@ def proxy(
         run_proxy(settings)
     except OSError as error:
         _fail(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}")
+
+
+app.command()(simulate)
 
 
 @app.command()

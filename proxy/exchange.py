@@ -8,13 +8,14 @@ from typing import assert_never
 
 import msgspec
 
-from .body import BodyError, PrefillAnswer, RequestBody, read_prefill_answer
+from .body import BodyError, RequestBody, read_prefill_answer
 from .errors import ApiError, stream_broken, unavailable, upstream_failed
 from .front import ClientConnection
 from .gate import closing_chunks
 from .hub import Hub
 from .intake import view_of
 from .leg import Leg, PrefillLeg
+from .notes import note_end, note_prefill, note_stream
 from .relay_leg import RelayLeg
 from .request import ClientRequest, LegHead
 from .routing.fleet import Worker
@@ -33,19 +34,14 @@ from .routing.life import (
     SendPrefill,
     TellBroken,
 )
-from .routing.observer import Leg as Side
 from .routing.ticket import Standing, Ticket
 from .routing.verdict import Refuse as TurnAway
 from .routing.verdict import Start
-from .routing.view import RequestView
 from .terms import read_terms
 from .terms import refusal as admission_refusal
 from .watch import NEVER
 
 logger = logging.getLogger(__name__)
-
-FRAMING_EVENTS = 2
-"""Events of a chat's stream that carry no token: the first, with the role, and the last, `[DONE]`."""
 
 
 class Exchange:
@@ -128,41 +124,14 @@ class Exchange:
                 self.leg_failed(Failure(Fault.MALFORMED, f"not a completion: {error}"))
                 return
             self._hub.counters.prefill_s.observe(now - self._leg_started_at)
-            self._note_prefill(life.request, answer, now)
+            note_prefill(self._hub, life.request, answer, now)
             self._kv = answer.kv
             self._run(life.prefill_answered(with_kv=self._kv is not None, tokens=answer.tokens))
         else:
             self._hub.counters.first_byte_s.observe(now - self._leg_started_at)
             self._hub.counters.time_to_first_byte_s.observe(now - self._arrived_at)
-            self._note_stream(life.request, now)
+            note_stream(self._hub, life.request, leg, now)
             self._run(life.decode_answered())
-
-    def _note_prefill(self, request: RequestView, answer: PrefillAnswer, now: float) -> None:
-        tokens, cached = answer.tokens or answer.usage.prompt_tokens, answer.usage.cached_tokens
-        for observer in self._hub.router.observers:
-            observer.prefilled(request, prompt_tokens=tokens, cached_tokens=cached, now=now)
-        if answer.account is not None:
-            self._hub.log.told(request, Side.PREFILL, answer.account)
-
-    def _note_stream(self, request: RequestView, now: float) -> None:
-        leg = self._leg
-        whole = isinstance(leg, RelayLeg) and leg.whole
-        cached = leg.usage()[0].cached_tokens if whole and isinstance(leg, RelayLeg) else None
-        for observer in self._hub.router.observers:
-            observer.streaming(request, cached_tokens=cached, now=now)
-
-    def _note_end(self, request: RequestView, leg: Leg | None) -> None:
-        tokens = None
-        if isinstance(leg, RelayLeg) and leg.whole:
-            usage, account = leg.usage()
-            tokens = usage.completion_tokens
-            if tokens is None and leg.events and request.answers == 1:
-                tokens = max(leg.events - FRAMING_EVENTS, 1)
-            if account is not None:
-                self._hub.log.told(request, Side.DECODE, account)
-        now = self.now()
-        for observer in self._hub.router.observers:
-            observer.ended(request, output_tokens=tokens, now=now)
 
     def leg_rejected(self) -> None:
         """A worker finds fault with the request."""
@@ -321,7 +290,7 @@ class Exchange:
             event = stream_broken(f"the worker's answer broke off: {failure.detail}").event()
             assert leg.head is not None
             self._client.transport.write(closing_chunks(event) if leg.head.chunked else event)
-            # A whole chunked answer leaves the connection as its head promised, in order for the next.
+            # A whole chunked answer leaves the connection in order for the next request.
             keep_alive = leg.head.chunked and leg.head.lets_client_stay
         self._finish(keep_alive=keep_alive)
 
@@ -369,7 +338,7 @@ class Exchange:
             self._hub.watch.discard(self)
             self._forget_body()
             if self._life.ticket.standing is Standing.STARTED:
-                self._note_end(self._life.request, leg)
+                note_end(self._hub, self._life.request, leg)
             self._hub.desk.release(self._life.ticket)
         if leg is not None:
             self._hub.counters.bytes_relayed += leg.received

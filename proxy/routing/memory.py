@@ -143,7 +143,7 @@ class RoutingMemory:
     # --- Observer
 
     def dispatched(self, request: RequestView, decision: Decision, now: float) -> None:
-        """Take the prompt as known to both workers, and book its work."""
+        """Take the prompt as known to the worker that will compute it, and book the work."""
         assert id(request) not in self._bookings, f"{request.request_id} is in flight already"
         keys = self.keys(request)
         match = self.index.lookup(keys, now)
@@ -171,8 +171,8 @@ class RoutingMemory:
         if decision.prefill is None:
             self._computing[self.load.team(decision.decode.name)] += 1
         self.load.sequence_added(decision.decode.name, **booking.sequence)
-        for worker in {computes.name, decision.decode.name}:
-            self.index.insert(worker, keys, now)
+        # The decode worker of a pair has the prompt only once it streams: see there.
+        self.index.insert(computes.name, keys, now)
         new = len(keys) - promised
         self.learned_chunks[computes.name] += new
         if decision.prefill is not None:
@@ -198,8 +198,10 @@ class RoutingMemory:
         name = booking.decode.name
         if booking.prefill is None:
             self._learn_prefill(request, booking, None, cached_tokens, now)
-        elif booking.prefilled_at is not None:
-            self._learn_transfer(request, booking, booking.prefilled_at, now)
+        else:
+            self.index.insert(name, booking.keys, now)
+            if booking.prefilled_at is not None:
+                self._learn_transfer(request, booking, booking.prefilled_at, now)
         team = self.load.team(name)
         booking.computed_before = None if self._computing[team] else self._computed[team]
         booking.streaming_at = now
@@ -227,8 +229,6 @@ class RoutingMemory:
         self._runs.pop(booking.computes.name, None)
         if booking.prefilled_at is None:
             self.index.retract(booking.computes.name, booking.keys, kept_chunks=booking.promised)
-        if booking.prefill is not None:
-            self.index.retract(booking.decode.name, booking.keys, kept_chunks=booking.known_on_decode)
 
     def restarted(self, worker: Worker) -> None:
         """Forget what the worker held and how fast it was."""

@@ -17,14 +17,14 @@ class Scales(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     wait: Scale = 1.0
     prefill: Scale = 1.0
-    backlog: Scale = 1.0
+    backlog: Scale = 2.0
     """Added to `prefill` for each prompt that waits at a worker, in the mean of those priced: while there are
     queues, a second of work is a second for everyone behind it."""
     transfer: Scale = 1.0
     decode_wait: Scale = 1.0
-    step: Scale = 0.1
+    step: Scale = 0.3
     """Of the seconds that the request and all who decode with it lose in their steps."""
-    interference: Scale = 0.1
+    interference: Scale = 3.0
     """Of the seconds that all who decode with it lose to a prompt computed beside them."""
     overdue: Scale = 1.0
     """Of the seconds by which a worker's next answer is late."""

@@ -75,8 +75,10 @@ class ChildProcess:
         return self.answer()
 
     def stop(self) -> None:
-        """Freeze the child; it goes on after `resume`."""
+        """Freeze the child and return once none of its threads runs; it goes on after `resume`."""
         os.kill(self.pid, signal.SIGSTOP)
+        while not all(map(_is_stopped, Path(f"/proc/{self.pid}/task").iterdir())):
+            os.sched_yield()
 
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
@@ -92,3 +94,8 @@ class ChildProcess:
             self.ask("close")
             assert self._nursery.wait(self.pid) == 0
         self._orders.close()
+
+
+def _is_stopped(thread: Path) -> bool:
+    """Tell whether a thread is stopped: the state follows its name, which is in brackets."""
+    return (thread / "stat").read_text().rpartition(")")[2].split()[0] == "T"

@@ -1,0 +1,53 @@
+"""The flags of `baton simulate`: routing policies on a trace, over a simulated fleet."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def simulate(
+    *,
+    trace: Annotated[Path | None, typer.Option(help="Mooncake-format JSON lines; none: sessions.")] = None,
+    sessions: Annotated[int, typer.Option(min=1, help="Sessions to make up when there is no trace.")] = 1000,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option("--policy", "--compare", help="Policy file, name of a policy, or `all`; repeatable."),
+    ] = None,
+    prefill: Annotated[int, typer.Option(min=1, help="Prefill workers.")] = 8,
+    decode: Annotated[int, typer.Option(min=1, help="Decode workers.")] = 8,
+    sweep: Annotated[
+        str | None, typer.Option(metavar="P:D", help="Try every split of P + D workers (or of a number).")
+    ] = None,
+    speed: Annotated[float, typer.Option(help="How many times as fast requests come.")] = 1.0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many requests of the trace.")] = None,
+    engine: Annotated[Path | None, typer.Option(help="YAML file of the workers' speeds.")] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same figures.")] = 0,
+    ttft_s: Annotated[float, typer.Option(help="Objective for the first token.")] = 5.0,
+    tpot_s: Annotated[float, typer.Option(help="Objective for the time between tokens.")] = 0.05,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML page here.")] = None,
+) -> None:
+    """Run routing policies over a simulated fleet and compare them."""
+    # When it runs, as every subcommand: the others need none of this.
+    from ..proxy.simulator.console import ConsoleError, Wish, run_wish  # noqa: PLC0415
+    from ..proxy.simulator.outcome import Objective  # noqa: PLC0415
+
+    wish = Wish(
+        trace=trace,
+        sessions=sessions,
+        policies=tuple(policy or ["pair_cost"]),
+        prefill=prefill,
+        decode=decode,
+        sweep=sweep,
+        speed=speed,
+        limit=limit,
+        engine=engine,
+        seed=seed,
+        objective=Objective(ttft_s=ttft_s, tpot_s=tpot_s),
+        report=report,
+    )
+    try:
+        typer.echo(run_wish(wish))
+    except ConsoleError as error:
+        typer.echo(f"baton: {error}", err=True)
+        raise typer.Exit(2) from None
