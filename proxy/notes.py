@@ -1,4 +1,4 @@
-"""What an exchange tells the routing's observers of an answer: when it came, and what the worker says in it."""
+"""What an exchange tells the routing's observers of an answer: when it came, and what it says of itself."""
 
 from .body import PrefillAnswer
 from .hub import Hub

@@ -21,13 +21,18 @@ LARGEST_RATIO = 1e4
 _LASTING_PRIOR = 1e-3
 _SMALLEST_EXPECTED = 1e-3
 
+SETTLED = 32.0
+"""A fit that rests on so many observations moves little with each one more,"""
+SOLVED_EVERY = 8
+"""and is solved again after so many of them: solving is most of what an observation costs."""
+
 
 class DecayedFit:
     """Seconds as a non-negative combination of features; what is fitted are the ratios to the prior."""
 
     __slots__ = (
-        "_error", "_memory", "_moments", "_prior_weight", "_ratios", "_targets", "_weight", "coefficients",
-        "prior",
+        "_error", "_memory", "_moments", "_prior_weight", "_ratios", "_targets", "_unsolved", "_weight",
+        "coefficients", "prior",
     )  # fmt: skip
 
     def __init__(self, prior: Sequence[float], *, memory: float, prior_weight: float) -> None:
@@ -44,6 +49,7 @@ class DecayedFit:
         self._moments = [[0.0] * size for _ in range(size)]
         self._targets = [0.0] * size
         self._weight = 0.0
+        self._unsolved = 0
         self._error = 0.0
 
     @property
@@ -77,10 +83,13 @@ class DecayedFit:
         # Fixed weights, the prior's prediction: weights that move with the fit would bias it.
         scale = sum(by_prior)
         self._accumulate([part / scale for part in by_prior], counted / scale)
-        self._ratios = self._solve()
-        self.coefficients = tuple(
-            ratio * value for ratio, value in zip(self._ratios, self.prior, strict=True)
-        )
+        self._unsolved += 1
+        if self._weight < SETTLED or self._unsolved >= SOLVED_EVERY:
+            self._unsolved = 0
+            self._ratios = self._solve()
+            self.coefficients = tuple(
+                ratio * value for ratio, value in zip(self._ratios, self.prior, strict=True)
+            )
 
     def _accumulate(self, shares: Vector, outcome: float) -> None:
         for i, share in enumerate(shares):
