@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 EXTRAS := worker,ucx,test
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test lint types pytest format bench-handover bench-kvtransfer constraints clean
+.PHONY: help venv serve test lint types pytest format bench-gpu bench-handover bench-kvtransfer bench-proxy bench-routing constraints clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## (.*)/\1\t\2/' | expand -t 20
@@ -41,6 +41,16 @@ bench-handover: venv  ## hand-over time, decode and prefill speed over real NIXL
 
 bench-kvtransfer: venv  ## pull of KV blocks beside a bare NIXL READ loop of the same sizes
 	$(BIN)/python -P -m baton.bench.kvtransfer $(ARGS)
+
+bench-proxy: venv  ## the proxy beside vllm-router and sglang-router; ARGS="--quick" for one short round
+	$(BIN)/python -P -m baton.bench.proxy $(ARGS)
+
+bench-routing: venv  ## a routing decision at 10, 100 and 1,000 workers
+	$(BIN)/python -P -m baton.bench.routing $(ARGS)
+
+# Needs no .venv: a machine with a GPU has its own torch and triton.
+bench-gpu:  ## kernels beside this GPU's limits, one GPU's share of DeepSeek-R1; ARGS=--dry without a GPU
+	PYTHONPATH=.typing $(firstword $(wildcard $(BIN)/python) python3) -P -m baton.bench.gpu $(ARGS)
 
 constraints: venv  ## pin what .venv holds now into constraints.txt
 	@{ sed -n '/^#/p' constraints.txt; \

@@ -22,6 +22,8 @@ class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     prefill: int
     decode: int
+    group_ports: Mapping[ChildKind, int] = {}
+    """Where workers of a kind meet that are ranks of one group, sharing the model's experts."""
     worker_flags: tuple[str, ...] = ()
     """Flags every worker gets."""
     proxy_flags: tuple[str, ...] = ()
@@ -44,6 +46,7 @@ def worker_command(plan: FleetPlan, name: str, address: Address | None, parent_p
         *(*plan.launcher, plan.workers[name].value, *_common(host, port, parent_pid)),
         *("--name", name, "--model", plan.model, "--served-model-name", plan.served_model_name),
         *plan.worker_flags,
+        *_rank_flags(plan, name),
     ]
 
 
@@ -87,6 +90,15 @@ def demo_request(plan: FleetPlan, address: Address) -> str:
         f"curl -N {address.url}/v1/chat/completions -H 'Content-Type: application/json' "
         f"-d '{json.dumps(body)}'"
     )
+
+
+def _rank_flags(plan: FleetPlan, name: str) -> list[str]:
+    kind = plan.workers[name]
+    if kind not in plan.group_ports:
+        return []
+    ranks = [other for other, its_kind in plan.workers.items() if its_kind is kind]
+    settings = {"rank": ranks.index(name), "size": len(ranks), "port": plan.group_ports[kind]}
+    return [flag for key, value in settings.items() for flag in ("--set", f"ranks.{key}={value}")]
 
 
 def _common(host: str, port: int, parent_pid: int) -> list[str]:

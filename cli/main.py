@@ -57,6 +57,12 @@ def up(
     port: Annotated[int, typer.Option(help="Port of the proxy; 0: a free one.")] = 8000,
     prefill: Annotated[int, typer.Option(min=0, help="Prefill workers.")] = 1,
     decode: Annotated[int, typer.Option(min=1, help="Decode workers.")] = 1,
+    prefill_ranks: Annotated[
+        int | None, typer.Option(min=1, help="Prefill workers that share the experts, instead of --prefill.")
+    ] = None,
+    decode_ranks: Annotated[
+        int | None, typer.Option(min=1, help="Decode workers that share the experts, instead of --decode.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads a worker; its share of the cores.")] = None,
     worker_config: Annotated[Path | None, typer.Option(help="YAML file of every worker's settings.")] = None,
     set_: Annotated[
@@ -71,11 +77,15 @@ def up(
 ) -> None:
     """Start a proxy with its prefill and decode workers on this host."""
     from .fleet import FleetPlan
+    from .fleet_messages import ChildKind
+    from .free_port import free_port
     from .screen import choose_screen
     from .up import up as run_fleet
 
     if not (model / "config.json").is_file():
         _fail(f"--model {model}: no config.json in there")
+    groups = {ChildKind.PREFILL: prefill_ranks, ChildKind.DECODE: decode_ranks}
+    prefill, decode = prefill_ranks or prefill, decode_ranks or decode
     fair_share = max((os.cpu_count() or 1) // (prefill + decode), 1)
     worker_flags = ["--threads", str(threads or fair_share)]
     worker_flags += ["--config", str(worker_config)] if worker_config else []
@@ -86,6 +96,7 @@ def up(
         port=port,
         prefill=prefill,
         decode=decode,
+        group_ports={kind: free_port() for kind, ranks in groups.items() if ranks is not None},
         worker_flags=(*worker_flags, *_repeat("--set", [f"drain_grace_s={drain_s}", *(set_ or [])])),
         proxy_flags=_repeat("--set", [f"drain_grace_s={drain_s}", *(proxy_set or [])]),
     )
@@ -106,6 +117,13 @@ def worker(
     threads: Annotated[int | None, typer.Option(help="Compute threads of the engine.")] = None,
     kv_cache_bytes: Annotated[int | None, typer.Option(help="Size of the KV pool.")] = None,
     max_model_len: Annotated[int | None, typer.Option(help="Longest prompt and answer, in tokens.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Number among the workers that share the experts.")] = None,
+    ranks: Annotated[int | None, typer.Option(help="How many workers share the experts.")] = None,
+    rank_host: Annotated[str | None, typer.Option(help="Address of rank 0, the same for all ranks.")] = None,
+    rank_port: Annotated[int | None, typer.Option(help="Where the ranks meet, the same for all.")] = None,
+    moe_backend: Annotated[
+        str | None, typer.Option(help="How tokens reach experts on other ranks, such as all_to_all.")
+    ] = None,
     transport: Annotated[str | None, typer.Option(help="How KV blocks travel: nixl, ucxx or socket.")] = None,
     kv_host: Annotated[str | None, typer.Option(help="Address the KV channel advertises.")] = None,
     kv_port: Annotated[int | None, typer.Option(help="Port of the KV channel; 0: a free one.")] = None,
@@ -130,6 +148,11 @@ def worker(
             "threads": threads,
             "kv_cache_bytes": kv_cache_bytes,
             "max_model_len": max_model_len,
+            "ranks.rank": rank,
+            "ranks.size": ranks,
+            "ranks.host": rank_host,
+            "ranks.port": rank_port,
+            "ranks.moe_backend": moe_backend,
             "kv_transfer.transport": transport,
             "kv_transfer.host": kv_host,
             "kv_transfer.port": kv_port,

@@ -14,9 +14,12 @@ from .block_pool import BlockListener, BlockPool
 from .config import KvTransferConfig, Role, Verify, WorkerConfig
 from .intake import Limits
 from .kv_cache import KvCache
+from .loop import OwnPace, Pace
 from .messages import EngineReady, Generate, SamplingParams
 from .models import Model, load_model
-from .runner import ModelRunner
+from .ranks.group import RankGroup
+from .ranks.member import load_share, run_in_step
+from .runner import ModelRunner, StepRunner
 from .scheduler import Scheduler
 from .sequence import new_request
 from .sizing import engine_limits, pool_blocks
@@ -39,9 +42,10 @@ class Engine:
     """All parts, ready to loop."""
 
     scheduler: Scheduler
-    runner: ModelRunner
+    runner: StepRunner
     service: TransferService
     ready: EngineReady
+    pace: Pace
 
 
 class OnProgress(Protocol):
@@ -51,10 +55,15 @@ class OnProgress(Protocol):
         """`done` of `total` of this stage."""
 
 
-def load(config: WorkerConfig, on_progress: OnProgress) -> Model:
-    """Load the model onto its device with the configured threads and number format."""
+def load(config: WorkerConfig, on_progress: OnProgress, group: RankGroup | None = None) -> Model:
+    """Load the model onto its device with the configured threads and number format.
+
+    group  the ranks that hold the other experts; absent: all experts are loaded
+    """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    if group is not None:
+        return load_share(config, group, on_progress)
     return load_model(config.model, device=config.device, dtype=config.dtype, on_progress=on_progress)
 
 
@@ -82,18 +91,31 @@ def make_service(config: WorkerConfig, model: Model, kv: Tensor) -> TransferServ
 
 
 def assemble(
-    config: WorkerConfig, model: Model, kv: Tensor, service: TransferService, listener: BlockListener | None
+    config: WorkerConfig,
+    model: Model,
+    kv: Tensor,
+    service: TransferService,
+    listener: BlockListener | None,
+    *,
+    group: RankGroup | None = None,
 ) -> Engine:
     """Build scheduler and runner around a started service; compute one warm-up step."""
     limits = engine_limits(config, model.config, kv.shape[0])
     pool = BlockPool(kv.shape[0], listener)
     cache = KvCache(pool, config.block_tokens, prefix_cache=config.prefix_cache)
     half = _half(config, limits, cache, service)
-    runner = _runner(config, limits, model, kv, half)
-    _warm_up(runner)
+    own_runner = _runner(config, limits, model, kv, half)
+    runner: StepRunner = own_runner
+    pace: Pace = OwnPace()
+    if group is None:
+        _warm_up(own_runner.run)
+    else:
+        runner = pace = in_step = run_in_step(config, own_runner, model, group, half.bucket_of)
+        _warm_up(in_step.warm_up)
     gc.collect()
     gc.freeze()  # what lives now lives on: later collections need not walk it
-    return Engine(half.scheduler, runner, service, _ready(config, limits, model, service, half))
+    ready = _ready(config, limits, model, service, half)
+    return Engine(half.scheduler, runner, service, ready, pace)
 
 
 def _half(config: WorkerConfig, limits: Limits, cache: KvCache, service: TransferService) -> Half:
@@ -118,15 +140,15 @@ def _runner(config: WorkerConfig, limits: Limits, model: Model, kv: Tensor, half
     return ModelRunner(model, kv, prefill_staging, decode_staging)
 
 
-def _warm_up(runner: ModelRunner) -> None:
+def _warm_up(run: Callable[[Step], object]) -> None:
     """Run a prompt chunk and a decode row through the null block, so that no request pays for first calls."""
     sampling = SamplingParams(max_tokens=1, temperature=0.0)
     generate = Generate(request_id="", external_id="", prompt_token_ids=[0, 0], sampling=sampling)
     [sequence] = new_request(generate, 0, 0.0).sequences
     sequence.blocks = [0, 0]
-    runner.run(Step(chunks=[Chunk(sequence, 1)]))
+    run(Step(chunks=[Chunk(sequence, 1)]))
     sequence.num_computed = 1
-    runner.run(Step(decode=[sequence]))
+    run(Step(decode=[sequence]))
 
 
 def _ready(

@@ -1,6 +1,7 @@
 """Configuration of one worker process, from flags or a YAML file. Every default stands here, once."""
 
 import enum
+from typing import Annotated
 
 import msgspec
 
@@ -54,6 +55,62 @@ class KvEventsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     buffer_steps: int = 10_000
 
 
+class MoeBackendName(enum.Enum):
+    """How tokens travel to experts on other ranks."""
+
+    ALLGATHER_REDUCESCATTER = "allgather_reducescatter"
+    ALL_TO_ALL = "all_to_all"
+    DEEPEP_HIGH_THROUGHPUT = "deepep_high_throughput"
+    DEEPEP_LOW_LATENCY = "deepep_low_latency"
+    DEEPEP_ELASTIC = "deepep_elastic"
+
+
+class OverlapConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When a step is computed in two halves, the transfers of one under the computation of the other.
+
+    It pays where transfers take about as long as computing; each half reads all weights again.
+    """
+
+    decode_rows: Annotated[int, msgspec.Meta(ge=2)] | None = None
+    """Every rank must have so many rows; 32 suits GPUs. Absent: never."""
+    prompt_tokens: Annotated[int, msgspec.Meta(ge=2)] | None = None
+    """Every rank must have so many tokens; 512 suits GPUs. Absent: never."""
+
+
+class RanksConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A worker's place among those that share the experts of one model."""
+
+    rank: Annotated[int, msgspec.Meta(ge=0)]
+    size: Annotated[int, msgspec.Meta(ge=1)]
+    host: str = "127.0.0.1"
+    """Address of rank 0, the same for all ranks."""
+    port: int
+    """Where the ranks meet, the same for all."""
+    moe_backend: MoeBackendName | None = None
+    """Absent: on GPUs DeepEP, high throughput on a prefill worker and low latency on a decode worker; on a
+    CPU `all_to_all`."""
+    fp8_dispatch: bool = False
+    """DeepEP sends rows to experts in block-FP8."""
+    redundant_experts: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Slots for experts beyond one each, over all ranks; the busiest experts are replicated into them."""
+    balance_interval_steps: Annotated[int, msgspec.Meta(ge=1)] | None = 3000
+    """Experts are placed anew every so many steps; none: never. Without redundant experts, never too."""
+    balance_window_steps: Annotated[int, msgspec.Meta(ge=1)] = 1000
+    """By the load of so many steps before."""
+    overlap: OverlapConfig = OverlapConfig()
+    nodes: Annotated[int, msgspec.Meta(ge=1)] = 1
+    """Hosts that the ranks are spread over, alike."""
+    timeout_s: float = 300.0
+    """A rank that is not heard of for so long fails the group; it covers the loading of the weights."""
+    idle_steps: Annotated[int, msgspec.Meta(ge=1)] = 16
+    """Ranks fall asleep after so many agreements in a row that none of them has work."""
+
+    def __post_init__(self) -> None:
+        """Refuse a rank that is not in the group."""
+        if self.rank >= self.size:
+            raise ValueError(f"rank {self.rank} is not below size {self.size}")
+
+
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One worker: an HTTP port, an engine process, a KV pool."""
 
@@ -93,3 +150,5 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     stats_interval_s: float = 1.0
     kv_transfer: KvTransferConfig = KvTransferConfig()
     kv_events: KvEventsConfig = KvEventsConfig()
+    ranks: RanksConfig | None = None
+    """Absent: this worker holds all experts."""

@@ -1,8 +1,8 @@
 """The engine loop's only door: messages to and from the frontend, events from the transfer service.
 
 Between steps the loop drains both without waiting. When it has nothing to compute it sleeps in `wait`, on the
-socket and on an event counter that the transfer service's threads raise. Only `post` may be called from
-another thread.
+socket and on an event counter that the transfer service's threads raise. Only `post` and `ring` may be
+called from another thread.
 """
 
 import math
@@ -57,6 +57,10 @@ class ProcessInbox:
     def post(self, event: TransferEvent) -> None:
         """Hand an event over and wake the loop; from any thread."""
         self._events.put(event)
+        self.ring()
+
+    def ring(self) -> None:
+        """Wake the loop; from any thread."""
         os.eventfd_write(self._bell, 1)
 
     def messages(self) -> list[FrontendMessage]:

@@ -14,6 +14,7 @@ not with the requests. A broken invariant of the scheduler is an exception too, 
 
 import logging
 from collections.abc import Callable
+from typing import Protocol
 
 from ..kvtransfer.service import Offer, PeerConnected, PeerRefused, Pull, TransferEvent, TransferService
 from .inbox import Inbox
@@ -30,6 +31,7 @@ from .messages import (
     PeerResult,
     Shutdown,
 )
+from .ranks.errors import GroupFailedError
 from .runner import StepRunner
 from .scheduler import Scheduler
 from .stats import engine_stats
@@ -45,6 +47,28 @@ logger = logging.getLogger(__name__)
 
 class EngineFailedError(Exception):
     """The engine cannot go on."""
+
+
+class Pace(Protocol):
+    """When the loop computes: by itself, or together with other ranks."""
+
+    def is_due(self, step: Step) -> bool:
+        """Tell whether to run this step now, even if it is empty."""
+
+    def may_end(self) -> bool:
+        """Tell whether a loop that has nothing left to do may end; asking is the wish to."""
+
+
+class OwnPace:
+    """Computes whenever there is something to compute."""
+
+    def is_due(self, step: Step) -> bool:
+        """Tell whether the step has content."""
+        return not step.is_empty
+
+    def may_end(self) -> bool:
+        """End at once."""
+        return True
 
 
 class EngineLoop:
@@ -65,6 +89,7 @@ class EngineLoop:
         stats_interval_s: float,
         check_parent: Callable[[], None],
         publish: Callable[[], None],
+        pace: Pace | None = None,
     ) -> None:
         self._scheduler = scheduler
         self._runner = runner
@@ -74,6 +99,7 @@ class EngineLoop:
         self._stats_interval_s = stats_interval_s
         self._check_parent = check_parent
         self._publish = publish
+        self._pace = pace or OwnPace()
         self._sent_stats: EngineStats | None = None
         self._stats_at = self._housekept_at = clock()
         self._failed_steps = 0
@@ -97,12 +123,13 @@ class EngineLoop:
             self._execute(self._on_transfer_event(event, now))
         step, commands = self._scheduler.schedule(now)
         self._execute(commands)
-        if not step.is_empty:
-            self._has_worked = True
+        is_due = self._pace.is_due(step)
+        if is_due:
+            self._has_worked = self._has_worked or not step.is_empty
             self._compute(step)
         self._publish()
         self._keep_house(now)
-        return not step.is_empty
+        return is_due
 
     def settle_down(self) -> None:
         """After the last request: check the books and show them at rest."""
@@ -118,7 +145,7 @@ class EngineLoop:
             return False
         scheduler = self._scheduler
         is_done = not (scheduler.requests or scheduler.leases or scheduler.pulls)
-        return is_done or self._clock() >= self._end_at
+        return (is_done and self._pace.may_end()) or self._clock() >= self._end_at
 
     def _on_message(self, message: FrontendMessage, now: float) -> list[Command]:
         match message:
@@ -151,6 +178,8 @@ class EngineLoop:
     def _compute(self, step: Step) -> None:
         try:
             draws = self._runner.run(step)
+        except GroupFailedError:
+            raise
         except Exception as error:
             logger.exception("a step failed: %d chunks, %d decode rows", len(step.chunks), len(step.decode))
             self._on_failed_step(step, error)

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import msgspec
+import torch
 
 from ..kvtransfer.event_publisher import KvEventPublisher
 from .assembly import assemble, load, make_pool, make_service
@@ -26,6 +27,7 @@ from .inbox import ProcessInbox
 from .kv_events import KvEventLog
 from .loop import EngineLoop
 from .messages import EngineFatal, Loading
+from .ranks.group import RankGroup
 
 logger = logging.getLogger(__name__)
 
@@ -65,14 +67,15 @@ def run(config: WorkerConfig, inbox: ProcessInbox, parent: int) -> None:
         check_parent()
         inbox.send(Loading(stage=stage, done=done, total=total))
 
-    model = load(config, on_progress)
-    kv = make_pool(config, model)
     with contextlib.ExitStack() as open_parts:
+        group = _join_ranks(config, inbox, open_parts)
+        model = load(config, on_progress, group)
+        kv = make_pool(config, model)
         service = make_service(config, model, kv)
         open_parts.callback(service.close)
         service.start(inbox.post)
         events = _event_log(config, open_parts)
-        engine = assemble(config, model, kv, service, events)
+        engine = assemble(config, model, kv, service, events, group=group)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         inbox.send(engine.ready)
         EngineLoop(
@@ -84,7 +87,19 @@ def run(config: WorkerConfig, inbox: ProcessInbox, parent: int) -> None:
             stats_interval_s=config.stats_interval_s,
             check_parent=check_parent,
             publish=_nothing if events is None else events.flush,
+            pace=engine.pace,
         ).run()
+
+
+def _join_ranks(
+    config: WorkerConfig, inbox: ProcessInbox, open_parts: contextlib.ExitStack
+) -> RankGroup | None:
+    """Meet the ranks that share the model's experts, if this worker is one of several."""
+    if config.ranks is None:
+        return None
+    group = RankGroup(config.ranks, torch.device(config.device), inbox.ring)
+    open_parts.callback(group.close)
+    return group
 
 
 def _event_log(config: WorkerConfig, open_parts: contextlib.ExitStack) -> KvEventLog | None:

@@ -10,10 +10,13 @@ CPU that beats torch's fused kernel, which wants values as wide as keys, by abou
 import torch
 from torch import Tensor
 
+from .by_device import by_device
+
 QUERY_BLOCK = 256
 MAX_SCORES = 1 << 22  # values of one block's scores, 16 MiB in float32
 
 
+@by_device
 def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
     """Attend; `causal` lets query i see keys up to i and needs as many keys as queries.
 
@@ -45,6 +48,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float, causal: bool) -> tu
     return out, logs
 
 
+@by_device
 def merge_attention(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Combine two results of `attend` over disjoint keys.
 

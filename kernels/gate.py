@@ -8,10 +8,13 @@ token are distinct and in no order.
 import torch
 from torch import Tensor
 
+from .by_device import by_device
+
 Routing = tuple[Tensor, Tensor]
 """Weights and ids, both [tokens, top_k]."""
 
 
+@by_device
 def gate_sigmoid_grouped(
     logits: Tensor,
     bias: Tensor,
@@ -33,7 +36,7 @@ def gate_sigmoid_grouped(
     scores = logits.sigmoid_()
     choice = scores + bias
     if top_groups < num_groups:
-        grouped = choice.view(choice.shape[0], num_groups, -1)
+        grouped = choice.view(choice.shape[0], num_groups, choice.shape[1] // num_groups)
         choice = _best_groups(grouped, grouped.topk(2, -1)[0].sum(-1), top_groups)
     ids = choice.topk(top_k, -1, sorted=False)[1]
     weights = scores.gather(-1, ids)
@@ -42,6 +45,7 @@ def gate_sigmoid_grouped(
     return weights.mul_(scale), ids
 
 
+@by_device
 def gate_softmax_grouped(
     logits: Tensor, *, top_k: int, num_groups: int, top_groups: int, normalise: bool, scale: float
 ) -> Routing:
@@ -54,7 +58,7 @@ def gate_softmax_grouped(
     """
     scores = logits.softmax(-1)
     if top_groups < num_groups:
-        grouped = scores.view(scores.shape[0], num_groups, -1)
+        grouped = scores.view(scores.shape[0], num_groups, scores.shape[1] // num_groups)
         scores = _best_groups(grouped, grouped.amax(-1), top_groups)
     weights, ids = scores.topk(top_k, -1, sorted=False)
     if normalise:

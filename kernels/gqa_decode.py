@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+from .by_device import by_device
+from .mla_decode import softmax_up_to
+
 
 def gqa_decode_attention(
     q: Tensor, pool: Tensor, rows: Tensor, mask: Tensor | None, *, keys: int, scale: float
@@ -25,4 +28,27 @@ def gqa_decode_attention(
     if mask is not None:
         scores.add_(mask.unsqueeze(1))
     weights = torch.softmax(scores, -1)
+    return torch.matmul(weights, v).flatten(1, 2)
+
+
+@by_device
+def gqa_paged_decode(
+    q: Tensor, pool: Tensor, layer: int, tables: Tensor, context_lens: Tensor, *, scale: float
+) -> Tensor:
+    """Attend over the blocks of each sequence's table.
+
+    Nothing here depends on the lengths but the values, so the call can be captured in a CUDA graph.
+
+    q             [batch, heads, dim]
+    pool          [blocks, layers, 2, kv_heads, block_tokens, dim]   q.dtype, or FP8 that is read as it is
+    tables        [batch, max_blocks]   int32
+    context_lens  [batch]               int32; 0 marks a dead row, whose output is zero
+    returns       [batch, heads, dim]   q.dtype
+    """
+    batch, _, dim = q.shape
+    kv_heads = pool.shape[3]
+    blocks = pool[tables.long(), layer].to(q.dtype)  # [batch, max_blocks, 2, kv_heads, block_tokens, dim]
+    k, v = blocks.permute(2, 0, 3, 1, 4, 5).flatten(3, 4).unbind(0)
+    scores = torch.matmul(q.view(batch, kv_heads, -1, dim), k.transpose(-1, -2)).float().mul_(scale)
+    weights = softmax_up_to(scores, context_lens).to(q.dtype)
     return torch.matmul(weights, v).flatten(1, 2)

@@ -8,6 +8,8 @@ every address is an integer, and the addresses of all layers of a step are compu
 import torch
 from torch import Tensor
 
+from .by_device import by_device
+
 
 def mla_token_rows(slots: Tensor, layers: int, block_tokens: int) -> Tensor:
     """Rows of tokens in a pool seen as `[blocks * layers * block_tokens, width]`.
@@ -53,6 +55,7 @@ def table_token_rows(tables: Tensor, tokens: int, layers: int, block_tokens: int
     return rows.flatten(1)[:, :tokens]
 
 
+@by_device
 def write_rows(pool: Tensor, rows: Tensor, values: Tensor) -> None:
     """Write values into the pool.
 
@@ -63,6 +66,7 @@ def write_rows(pool: Tensor, rows: Tensor, values: Tensor) -> None:
     pool.view(-1, values.shape[-1]).index_copy_(0, rows, values.to(pool.dtype))
 
 
+@by_device
 def read_rows(pool: Tensor, rows: Tensor, width: int) -> Tensor:
     """Read rows of the pool seen as `[-1, width]`: `[n, width]`."""
     return pool.view(-1, width).index_select(0, rows)

@@ -7,6 +7,7 @@ the cached entry itself, and its first `kv_lora_rank` values are the value.
 import torch
 from torch import Tensor
 
+from .by_device import by_device
 from .kv_rows import read_rows
 
 
@@ -35,3 +36,42 @@ def mla_decode_attention(
     else:
         scores = torch.baddbmm(mask, q, keys_first, alpha=scale)
     return torch.bmm(torch.softmax(scores, -1), entries[..., :rank])
+
+
+@by_device
+def mla_paged_decode(
+    q: Tensor,
+    pool: Tensor,
+    layer: int,
+    tables: Tensor,
+    context_lens: Tensor,
+    *,
+    rank: int,
+    scale: float,
+) -> Tensor:
+    """Attend over the blocks of each sequence's table.
+
+    Nothing here depends on the lengths but the values, so the call can be captured in a CUDA graph.
+
+    q             [batch, heads, rank + rope_dim]
+    pool          [blocks, layers, block_tokens, rank + rope_dim]   q.dtype, or FP8 that is read as it is
+    tables        [batch, max_blocks]   int32
+    context_lens  [batch]               int32; 0 marks a dead row, whose output is zero
+    returns       [batch, heads, rank]  q.dtype
+    """
+    batch, _, width = q.shape
+    entries = pool[tables.long(), layer].view(batch, -1, width).to(q.dtype)
+    scores = torch.bmm(q, entries.transpose(1, 2)).float().mul_(scale)
+    weights = softmax_up_to(scores, context_lens).to(q.dtype)
+    return torch.bmm(weights, entries[..., :rank])
+
+
+def softmax_up_to(scores: Tensor, lengths: Tensor) -> Tensor:
+    """Softmax over each row's first keys, zeros after them and where there are none.
+
+    scores   [batch, ..., keys]   float32
+    lengths  [batch]
+    """
+    beyond = torch.arange(scores.shape[-1], device=scores.device) >= lengths.unsqueeze(1)
+    beyond = beyond.view(lengths.shape[0], *[1] * (scores.ndim - 2), -1)
+    return scores.masked_fill(beyond, float("-inf")).softmax(-1).nan_to_num(0.0)

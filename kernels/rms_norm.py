@@ -8,7 +8,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from .by_device import by_device
 
+
+@by_device
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Return `x / sqrt(mean(x ** 2) + eps) * weight` over the last dimension.
 
@@ -19,11 +22,13 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return _normalised(x, eps).mul_(weight)
 
 
+@by_device
 def rms_norm_(x: Tensor, weight: Tensor, eps: float) -> None:
     """`rms_norm` in place; `x` may be a slice of a wider tensor."""
     torch.mul(_normalised(x, eps), weight, out=x)
 
 
+@by_device
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Add `x` to `residual` in place and return the sum normalised.
 

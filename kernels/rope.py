@@ -8,7 +8,10 @@ times the attention factor of YaRN.
 import torch
 from torch import Tensor
 
+from .by_device import by_device
 
+
+@by_device
 def rope_interleaved_(x: Tensor, turns: Tensor) -> None:
     """Rotate in place.
 
@@ -22,6 +25,7 @@ def rope_interleaved_(x: Tensor, turns: Tensor) -> None:
         x.copy_(torch.view_as_real(pairs.mul_(turns)).flatten(-2))
 
 
+@by_device
 def rope_halves_(x: Tensor, cosines: Tensor, sines: Tensor) -> None:
     """Rotate in place.
 

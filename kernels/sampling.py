@@ -10,6 +10,8 @@ R rows, V vocabulary.
 import torch
 from torch import Tensor
 
+from .by_device import by_device
+
 WEIGHT_BITS = 40
 """The likeliest token of a row weighs 2**40; a token less than 2**-40 as likely is never drawn."""
 ID_BITS = 22
@@ -19,6 +21,18 @@ NUCLEUS_HEAD = 128
 """Tokens ranked for a top-p row before the whole row is sorted."""
 
 
+@by_device
+def best_tokens(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the largest logit of each row and its id, the lowest id of equal ones.
+
+    logits   [R, V]   float32, no NaN
+    returns  [R] float32, [R] int64
+    """
+    best = logits.max(dim=-1)
+    return best.values, best.indices
+
+
+@by_device
 def token_weights(logits: Tensor, temperature: Tensor, min_p: Tensor | None) -> Tensor:
     """Return softmax(logits / temperature) as integers relative to the row's maximum, 0 below `min_p`.
 
@@ -35,6 +49,7 @@ def token_weights(logits: Tensor, temperature: Tensor, min_p: Tensor | None) -> 
     return relative.mul_(1 << WEIGHT_BITS).long()
 
 
+@by_device
 def draw(weights: Tensor, uniforms: Tensor) -> Tensor:
     """Draw one token a row with probability proportional to its weight, by the inverse of the CDF.
 

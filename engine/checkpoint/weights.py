@@ -59,8 +59,10 @@ class Weights:
             target.copy_(self._read(name, (size, inputs), self._dtype).t())
         return matrix
 
-    def experts(self, prefix: str, owned: range, parts: Sequence[tuple[str, int]], inputs: int) -> Tensor:
-        """Stack a projection of the owned experts: `[len(owned), sum of outputs, inputs]`.
+    def experts(
+        self, prefix: str, owned: Sequence[int], parts: Sequence[tuple[str, int]], inputs: int
+    ) -> Tensor:
+        """Stack a projection of the owned experts: `[len(owned), sum of outputs, inputs]`; one may recur.
 
         The result is a transposed view of `[len(owned), inputs, sum of outputs]` in memory.
         """

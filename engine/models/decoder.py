@@ -10,7 +10,8 @@ from ...kvtransfer.layout import KvLayout
 from ..batch import DecodeBatch, PrefillBatch
 from .attention import Attention, Geometry
 from .config import ModelConfig
-from .mlp import Mlp
+from .halves import Pass, decode_halves, interleaved, joined, prefill_halves
+from .mlp import Mlp, MoeMlp
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +49,20 @@ class Decoder:
         layers: list[Layer],
         *,
         digest: str,
+        is_in_step: bool = False,
     ) -> None:
+        """Put the parts together; with `is_in_step`, other ranks wait for every layer of every step."""
         self.config = config
         self._geometry = geometry
         self._weights = weights
         self._layers = layers
         self._digest = digest
+        self._is_in_step = is_in_step
+
+    @property
+    def moe_layers(self) -> list[MoeMlp]:
+        """The mixtures of experts, in order."""
+        return [layer.mlp for layer in self._layers if isinstance(layer.mlp, MoeMlp)]
 
     def kv_layout(self, block_tokens: int) -> KvLayout:
         """Return what a KV block of this model is made of."""
@@ -85,7 +94,7 @@ class Decoder:
             x = layer.attention.prefill(x, kv, step, index)
             if index == last:  # past its attention only the rows with wanted logits matter
                 x, stream = (rows.index_select(0, batch.logit_rows) for rows in (x, stream))
-                if not x.shape[0]:
+                if not x.shape[0] and not self._is_in_step:
                     return x.new_empty(0, self.config.vocab_size, dtype=torch.float32)
             x = layer.mlp(add_rms_norm(x, stream, layer.mlp_norm, eps))
             x = add_rms_norm(x, stream, self._norm_after(index), eps)
@@ -110,7 +119,49 @@ class Decoder:
             return logits
         return torch.cat((logits, logits.new_zeros(size - batch.live, logits.shape[1])))
 
+    @torch.inference_mode()
+    def prefill_in_halves(self, batch: PrefillBatch, kv: Tensor) -> Tensor:
+        """Do what `prefill` does, one half's transfers under the other's computation; two tokens."""
+        first, second = (self._prefill_steps(half, kv) for half in prefill_halves(batch))
+        return torch.cat(interleaved(first, second))
+
+    @torch.inference_mode()
+    def decode_in_halves(self, batch: DecodeBatch, kv: Tensor) -> Tensor:
+        """Do what `decode` does, one half's transfers under the other's computation; two live rows."""
+        first, second = (self._decode_steps(half, kv) for half in decode_halves(batch))
+        return joined(interleaved(first, second), batch.token_ids.shape[0])
+
+    def _prefill_steps(self, batch: PrefillBatch, kv: Tensor) -> Pass[Tensor]:
+        step = self._geometry.prefill_step(batch, kv, self._weights.rope)
+        eps = self.config.rms_norm_eps
+        stream = self._weights.embedding.index_select(0, batch.token_ids)
+        x = rms_norm(stream, self._layers[0].input_norm, eps)
+        for index, layer in enumerate(self._layers):
+            x = layer.attention.prefill(x, kv, step, index)
+            if layer is self._layers[-1]:
+                x, stream = (rows.index_select(0, batch.logit_rows) for rows in (x, stream))
+            x = yield from _mlp_steps(layer.mlp, add_rms_norm(x, stream, layer.mlp_norm, eps))
+            x = add_rms_norm(x, stream, self._norm_after(index), eps)
+        return torch.mm(x, self._weights.head).float()
+
+    def _decode_steps(self, batch: DecodeBatch, kv: Tensor) -> Pass[Tensor]:
+        step = self._geometry.decode_step(batch, kv, self._weights.rope)
+        eps = self.config.rms_norm_eps
+        stream = self._weights.embedding.index_select(0, batch.token_ids)
+        x = rms_norm(stream, self._layers[0].input_norm, eps)
+        for index, layer in enumerate(self._layers):
+            x = layer.attention.decode(x, kv, step, index)
+            x = yield from _mlp_steps(layer.mlp, add_rms_norm(x, stream, layer.mlp_norm, eps))
+            x = add_rms_norm(x, stream, self._norm_after(index), eps)
+        return torch.mm(x, self._weights.head).float()
+
     def _norm_after(self, index: int) -> Tensor:
         """The norm that follows layer `index`: the next layer's, or the final one."""
         following = index + 1
         return self._layers[following].input_norm if following < len(self._layers) else self._weights.norm
+
+
+def _mlp_steps(mlp: Mlp, x: Tensor) -> Pass[Tensor]:
+    if isinstance(mlp, MoeMlp):
+        return (yield from mlp.steps(x))
+    return mlp(x)

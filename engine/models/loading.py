@@ -15,7 +15,7 @@ from .decoder import Decoder, DecoderWeights, Layer
 from .digest import model_digest
 from .gqa import GqaAttention, GqaGeometry, GqaWeights
 from .mla import MlaAttention, MlaGeometry, MlaWeights
-from .mlp import DenseMlp, Mlp, MoeMlp
+from .mlp import DenseMlp, ExpertShare, Mlp, MoeMlp
 from .rope_table import rope_table
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -28,23 +28,38 @@ def load(
     dtype: str | torch.dtype | None,
     on_progress: OnProgress | None,
     experts: range | None = None,
+    backend: MoeBackend | None = None,
+    redundant: int = 0,
 ) -> Decoder:
-    """Load a model; of the routed experts only those in `experts`, all without it."""
+    """Load a model; of the routed experts only those in the slots `experts`, all without it.
+
+    backend    reaches the experts of other ranks; absent: all experts are here
+    redundant  slots of all ranks beyond one an expert
+    """
     config = read_model_config(folder)
     checkpoint = Checkpoint(folder)
     device = torch.device(device)
     owned = experts if experts is not None else range(config.moe.num_experts)
+    own_experts = {slot % config.moe.num_experts for slot in owned}
     weights = Weights(
         checkpoint,
         device=device,
         dtype=_compute_dtype(config, device, dtype),
         fp8_block=config.fp8_block,
-        wanted=lambda name: _is_wanted(name, config, owned),
+        wanted=lambda name: _is_wanted(name, config, own_experts),
         on_progress=on_progress or ignore_progress,
     )
+    share = ExpertShare(config.moe.num_experts + redundant, owned, backend or LocalMoe())
     surroundings = _surroundings(weights, config, device)
-    layers = [_layer(weights, index, config, owned, LocalMoe()) for index in range(config.num_layers)]
-    return Decoder(config, _geometry(config), surroundings, layers, digest=model_digest(config, checkpoint))
+    layers = [_layer(weights, index, config, share) for index in range(config.num_layers)]
+    return Decoder(
+        config,
+        _geometry(config),
+        surroundings,
+        layers,
+        digest=model_digest(config, checkpoint),
+        is_in_step=backend is not None,
+    )
 
 
 def _compute_dtype(config: ModelConfig, device: torch.device, dtype: str | torch.dtype | None) -> torch.dtype:
@@ -56,13 +71,13 @@ def _compute_dtype(config: ModelConfig, device: torch.device, dtype: str | torch
     return DTYPES[name]
 
 
-def _is_wanted(name: str, config: ModelConfig, owned: range) -> bool:
+def _is_wanted(name: str, config: ModelConfig, own_experts: set[int]) -> bool:
     """Whether loading reads a tensor: multi-token prediction layers and other ranks' experts stay unread."""
     layer = re.match(r"model\.layers\.(\d+)\.", name)
     if layer and int(layer[1]) >= config.num_layers:
         return False
     expert = re.search(r"\.experts\.(\d+)\.", name)
-    return expert is None or int(expert[1]) in owned
+    return expert is None or int(expert[1]) in own_experts
 
 
 def _surroundings(weights: Weights, config: ModelConfig, device: torch.device) -> DecoderWeights:
@@ -80,13 +95,13 @@ def _surroundings(weights: Weights, config: ModelConfig, device: torch.device) -
     )
 
 
-def _layer(weights: Weights, index: int, config: ModelConfig, owned: range, backend: MoeBackend) -> Layer:
+def _layer(weights: Weights, index: int, config: ModelConfig, share: ExpertShare) -> Layer:
     prefix, hidden = f"model.layers.{index}", config.hidden_size
     return Layer(
         input_norm=weights.tensor(f"{prefix}.input_layernorm.weight", (hidden,)),
         attention=_attention(weights, f"{prefix}.self_attn", config),
         mlp_norm=weights.tensor(f"{prefix}.post_attention_layernorm.weight", (hidden,)),
-        mlp=_mlp(weights, index, config, owned, backend),
+        mlp=_mlp(weights, index, config, share),
     )
 
 
@@ -104,8 +119,8 @@ def _geometry(config: ModelConfig) -> Geometry:
     return GqaGeometry(config.attention, config.num_layers)
 
 
-def _mlp(weights: Weights, index: int, config: ModelConfig, owned: range, backend: MoeBackend) -> Mlp:
+def _mlp(weights: Weights, index: int, config: ModelConfig, share: ExpertShare) -> Mlp:
     prefix = f"model.layers.{index}.mlp"
     if index in config.dense_layers:
         return DenseMlp.read(weights, prefix, config.hidden_size, config.intermediate_size)
-    return MoeMlp.read(weights, prefix, config, owned, backend)
+    return MoeMlp.read(weights, prefix, config, share)

@@ -1,17 +1,33 @@
 """The feed-forward halves of a layer: a gated MLP, and a mixture of experts with shared ones beside it."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from ...kernels.gate import Routing, gate_sigmoid_grouped, gate_softmax_grouped
-from ...kernels.moe.backend import MoeBackend
+from ...kernels.moe.backend import Begun, MoeBackend
 from ...kernels.moe.experts import ExpertWeights
+from ...kernels.moe.replicas import ReplicaTable
 from ...kernels.silu_mul import silu_mul
 from ..checkpoint.weights import Weights
 from .config import ModelConfig, MoeConfig, Scoring
+from .halves import Pass
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertShare:
+    """What a rank has of the routed experts, in every layer alike."""
+
+    slots: int
+    """Of all ranks together; slot `s` begins with expert `s % num_experts`."""
+    owned: range
+    """Slots of this rank."""
+    backend: MoeBackend
+    """Reaches the others."""
+
 
 Mlp = Callable[[Tensor], Tensor]
 """[tokens, hidden] to [tokens, hidden]"""
@@ -48,40 +64,65 @@ class MoeMlp:
         route: Route,
         experts: ExpertWeights,
         shared: DenseMlp | None,
+        *,
         backend: MoeBackend,
+        replicas: ReplicaTable | None = None,
     ) -> None:
-        """Take the router's matrix `[hidden, experts]` in float32 and what its logits are routed by."""
+        """Take the router's matrix `[hidden, experts]` in float32 and what its logits are routed by.
+
+        replicas  which slots hold the experts; absent: expert `e` is in slot `e`
+        """
         self._router = router
         self._route = route
-        self._experts = experts
+        self.experts = experts
+        self.replicas = replicas
         self._shared = shared
         self._backend = backend
 
     @classmethod
-    def read(
-        cls, weights: Weights, prefix: str, config: ModelConfig, owned: range, backend: MoeBackend
-    ) -> "MoeMlp":
-        """Read one mixture of experts; of the routed experts only the owned."""
+    def read(cls, weights: Weights, prefix: str, config: ModelConfig, share: ExpertShare) -> "MoeMlp":
+        """Read one mixture of experts; of the routed experts only those of the owned slots."""
         moe, hidden = config.moe, config.hidden_size
+        own = [slot % moe.num_experts for slot in share.owned]
         router = weights.tensor(f"{prefix}.gate.weight", (moe.num_experts, hidden), torch.float32)
         pair = [("gate_proj.weight", moe.intermediate_size), ("up_proj.weight", moe.intermediate_size)]
         experts = ExpertWeights.of(
-            owned,
-            weights.experts(f"{prefix}.experts", owned, pair, hidden),
-            weights.experts(
-                f"{prefix}.experts", owned, [("down_proj.weight", hidden)], moe.intermediate_size
-            ),
+            share.owned,
+            weights.experts(f"{prefix}.experts", own, pair, hidden),
+            weights.experts(f"{prefix}.experts", own, [("down_proj.weight", hidden)], moe.intermediate_size),
         )
         shared = None
         if moe.shared_intermediate_size:
             shared = DenseMlp.read(weights, f"{prefix}.shared_experts", hidden, moe.shared_intermediate_size)
-        return cls(router.t().contiguous(), _route(weights, prefix, moe), experts, shared, backend)
+        replicas = None
+        if share.slots > moe.num_experts:
+            offset = share.owned.start
+            replicas = ReplicaTable(moe.num_experts, share.slots, offset=offset, device=router.device)
+        route = _route(weights, prefix, moe)
+        return cls(router.t().contiguous(), route, experts, shared, backend=share.backend, replicas=replicas)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Apply routed and shared experts."""
+        combining = self._begin(x).compute()
+        if self._shared is None:
+            return combining()
+        shared = self._shared(x)  # while the routed experts' sums are on their way back
+        return combining().add_(shared)
+
+    def steps(self, x: Tensor) -> Pass[Tensor]:
+        """Do the same, and yield while rows are on their way to the experts and while sums come back."""
+        begun = self._begin(x)
+        yield
+        combining = begun.compute()
+        shared = None if self._shared is None else self._shared(x)
+        yield
+        return combining() if shared is None else combining().add_(shared)
+
+    def _begin(self, x: Tensor) -> Begun:
         weights, ids = self._route(torch.mm(x.float(), self._router))
-        routed = self._backend.run(x, ids, weights, self._experts)
-        return routed if self._shared is None else routed.add_(self._shared(x))
+        if self.replicas is not None:
+            ids = self.replicas.slots_of(ids)
+        return self._backend.begin(x, ids, weights, self.experts)
 
 
 def _route(weights: Weights, prefix: str, moe: MoeConfig) -> Route:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..silu_mul import silu_mul
-from .rows import ContiguousRows
+from .rows import BatchedRows, ContiguousRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,28 @@ def experts_contiguous(routed: ContiguousRows, weights: ExpertWeights) -> Tensor
     _grouped_mm(rows, weights.gate_up_of, routed, hidden)
     out = torch.empty_like(rows, memory_format=torch.contiguous_format)
     _grouped_mm(silu_mul(hidden), weights.down_of, routed, out)
+    return out
+
+
+def experts_batched(routed: BatchedRows, weights: ExpertWeights) -> Tensor:
+    """Run every expert over its frame.
+
+    On a CPU only the rows that count are computed. Elsewhere all are, with shapes that no data decides.
+
+    returns  [owned experts, max rows, hidden]; rows beyond the counts are garbage
+    """
+    if routed.rows.device.type == "cpu":
+        return _experts_counted(routed, weights)
+    hidden = silu_mul(torch.bmm(routed.rows, weights.gate_up.transpose(1, 2)))
+    return torch.bmm(hidden, weights.down.transpose(1, 2))
+
+
+def _experts_counted(routed: BatchedRows, weights: ExpertWeights) -> Tensor:
+    out = torch.empty_like(routed.rows, memory_format=torch.contiguous_format)
+    for expert, count in enumerate(routed.counts.tolist()):
+        if count:
+            hidden = torch.mm(routed.rows[expert, :count], weights.gate_up_of[expert])
+            torch.mm(silu_mul(hidden), weights.down_of[expert], out=out[expert, :count])
     return out
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .rows import ContiguousRows
+from .rows import BatchedRows, ContiguousRows
 
 
 def prepare_contiguous(x: Tensor, ids: Tensor, owned: range) -> ContiguousRows:
@@ -32,3 +32,24 @@ def prepare_contiguous(x: Tensor, ids: Tensor, owned: range) -> ContiguousRows:
     rows = x.index_select(0, order // top_k)
     present = [expert for expert, count in enumerate(counts) if count]
     return ContiguousRows(rows, present, [counts[e] for e in present], positions.view(tokens, top_k))
+
+
+def prepare_batched(x: Tensor, ids: Tensor, experts: int) -> tuple[BatchedRows, Tensor]:
+    """Scatter token rows into a frame with room for every token at every expert; no shape depends on data.
+
+    x        [tokens, hidden]
+    ids      [tokens, top_k]   int64, local experts; others, such as -1, get no row
+    returns  the frame `[experts, tokens, hidden]`, and `[tokens, top_k]` int64: the row of each pair in the
+             flattened frame, `experts * tokens` for pairs without one
+    """
+    tokens, top_k = ids.shape
+    flat = ids.flatten()
+    chosen = flat.unsqueeze(1) == torch.arange(experts, device=ids.device)
+    place = chosen.cumsum(0).sub_(1).mul_(chosen).sum(1)
+    nowhere = experts * tokens
+    positions = torch.where(chosen.any(1), flat * tokens + place, nowhere)
+    frame = x.new_zeros(nowhere + 1, x.shape[1])  # the last row takes what belongs nowhere
+    frame.index_copy_(0, positions, x.repeat_interleave(top_k, 0))
+    counts = chosen.sum(0, dtype=torch.int32)
+    rows = BatchedRows(frame[:nowhere].view(experts, tokens, x.shape[1]), counts)
+    return rows, positions.view(tokens, top_k)

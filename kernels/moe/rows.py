@@ -4,13 +4,23 @@
     experts   rows grouped by expert         -> the experts' outputs, row for row
     finalize  outputs and routing            -> one sum a token
 
-The contiguous format below suits prefill and one rank: all rows in one tensor, expert after expert. Router
-weights are applied by `finalize` and by no other stage.
+Two formats of rows. The contiguous one suits prefill and one rank: all rows in one tensor, expert after
+expert, as many as there are. The batched one suits decode: a fixed number of rows for each expert, of which
+the first few count, so that no shape depends on data and a CUDA graph can hold the layer. Router weights are
+applied by `finalize` and by no other stage.
 """
 
+import enum
 from dataclasses import dataclass
 
 from torch import Tensor
+
+
+class ActivationFormat(enum.Enum):
+    """How rows lie before and behind the experts."""
+
+    CONTIGUOUS = "contiguous"
+    BATCHED = "batched"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,3 +35,13 @@ class ContiguousRows:
     """Rows of each of those experts; their sum is n."""
     positions: Tensor | None
     """[tokens, top_k] int64, the row of each routed pair, n for pairs without one. None: in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchedRows:
+    """Token rows in a fixed frame: the first `counts[e]` rows of expert `e` count, the others are garbage."""
+
+    rows: Tensor
+    """[owned experts, max rows, hidden]"""
+    counts: Tensor
+    """[owned experts] int32, on the device of the rows"""

@@ -3,6 +3,8 @@
 import json
 import shlex
 
+import msgspec
+
 from baton.cli.fleet import (
     FleetPlan,
     demo_request,
@@ -39,6 +41,15 @@ def test_a_new_worker_takes_a_free_loopback_port() -> None:
         "baton decode --host 127.0.0.1 --port 0 --parent-pid 7 --name decode-0 --model /models/m"
         " --served-model-name m --threads 1"
     )
+
+
+def test_ranks_of_a_group_are_told_their_number_and_where_to_meet() -> None:
+    plan = msgspec.structs.replace(PLAN, group_ports={ChildKind.PREFILL: 4100})
+
+    assert worker_command(plan, "prefill-1", None, parent_pid=7)[-6:] == shlex.split(
+        "--set ranks.rank=1 --set ranks.size=2 --set ranks.port=4100"
+    )
+    assert "ranks.rank=0" not in worker_command(plan, "decode-0", None, parent_pid=7)
 
 
 def test_a_restarted_worker_takes_its_old_address() -> None:

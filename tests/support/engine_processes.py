@@ -80,6 +80,11 @@ class EngineUnderTest:
         self.send(Shutdown(grace_s=5.0))
         return self.exit_status()
 
+    def kill(self) -> None:
+        """End the process as `kill -9` does."""
+        assert self._process is not None
+        self._process.kill()
+
     def close(self) -> None:
         if self._process is not None and self._process.poll() is None:
             self._process.kill()

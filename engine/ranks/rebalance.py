@@ -1,0 +1,144 @@
+"""Moves experts to where load is even, a layer at a time between steps, while the ranks serve.
+
+1. For a window before the moment, layers count the tokens of each expert, on every rank.
+2. The ranks add their counts up, so each computes the same placements.
+3. After each of the following steps one layer is moved: weights that are new to a slot travel into a side
+   buffer, then all ranks put them into the slots and change the layer's table.
+
+Because this happens between the same two steps on all ranks, no token meets an old table and new weights.
+"""
+
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import msgspec
+import torch
+from torch import Tensor
+
+from ...kernels.moe.collectives import Collectives
+from ...kernels.moe.experts import ExpertWeights
+from ...kernels.moe.replicas import ReplicaTable
+from ..balance.packing import Cluster, balancedness, keep_in_place, place
+from ..config import RanksConfig
+
+logger = logging.getLogger(__name__)
+
+
+class ReplicatedLayer(Protocol):
+    """A mixture of experts; `models.mlp.MoeMlp` implements it."""
+
+    experts: ExpertWeights
+    replicas: ReplicaTable | None
+
+
+class Move(msgspec.Struct, frozen=True, kw_only=True):
+    """One expert's weights into a slot."""
+
+    source: int
+    """Slot that holds the expert before."""
+    target: int
+
+
+def moves_between(old: Sequence[int], new: Sequence[int], ranks: int) -> list[Move]:
+    """Return what must be copied, from a slot on the same rank where one holds the expert."""
+    share = len(old) // ranks
+    moves = []
+    for target, expert in enumerate(new):
+        if old[target] == expert:
+            continue
+        holders = [slot for slot, held in enumerate(old) if held == expert]
+        near = [slot for slot in holders if slot // share == target // share]
+        source = near[0] if near else holders[target % len(holders)]
+        moves.append(Move(source=source, target=target))
+    return moves
+
+
+class Rebalancer:
+    """Counts, plans and moves; every rank calls `after_step` after the same steps."""
+
+    def __init__(
+        self,
+        layers: Sequence[ReplicatedLayer],
+        collectives: Collectives,
+        cluster: Cluster,
+        config: RanksConfig,
+    ) -> None:
+        self._layers = [(layer, table) for layer in layers if (table := layer.replicas) is not None]
+        self._collectives = collectives
+        self._cluster = cluster
+        self._interval = config.balance_interval_steps
+        self._window = config.balance_window_steps
+        self._steps = 0
+        self._pending: deque[tuple[ReplicatedLayer, ReplicaTable, list[int]]] = deque()
+        self.balancedness: tuple[float, float] | None = None
+        """Mean over maximum of the ranks' loads at the last placement: as it was, and as planned."""
+
+    @contextlib.contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Leave what is computed meanwhile out of the load."""
+        for _, table in self._layers:
+            table.is_counting = False
+        yield
+        for _, table in self._layers:
+            table.is_counting = True
+
+    def after_step(self) -> None:
+        """Do what is due between two steps."""
+        if not self._layers or self._interval is None:
+            return
+        self._steps += 1
+        if self._pending:
+            self._move(*self._pending.popleft())
+        elif self._steps % self._interval == 0:
+            self._plan()
+        if self._steps % self._interval == max(self._interval - self._window, 0):
+            for _, table in self._layers:
+                table.load.zero_()
+
+    def _plan(self) -> None:
+        counted = torch.stack([table.load for _, table in self._layers])
+        self._collectives.add_up(counted)
+        before, after = [], []
+        for (layer, table), row in zip(self._layers, counted.cpu(), strict=True):
+            loads, old = row.double().numpy(), table.experts_of_slot
+            new = keep_in_place(place(loads, self._cluster), old, self._cluster.ranks)
+            before.append(balancedness(loads, old, self._cluster.ranks))
+            after.append(max(before[-1], balancedness(loads, new, self._cluster.ranks)))
+            if after[-1] > before[-1]:
+                self._pending.append((layer, table, new))
+        self.balancedness = (_mean(before), _mean(after))
+        logger.info("balancedness of experts over ranks: %.3f, planned %.3f", *self.balancedness)
+
+    def _move(self, layer: ReplicatedLayer, table: ReplicaTable, new: list[int]) -> None:
+        moves = moves_between(table.experts_of_slot, new, self._cluster.ranks)
+        own, share = layer.experts.owned, self._cluster.slots // self._cluster.ranks
+        arrivals: list[tuple[int, tuple[Tensor, Tensor]]] = []
+        sent: list[tuple[int, Tensor]] = []
+        received: list[tuple[int, Tensor]] = []
+        for move in moves:
+            if move.target in own:
+                held = _weights_of(layer.experts, move.source if move.source in own else move.target)
+                buffers = (held[0].clone(), held[1].clone())
+                arrivals.append((move.target, buffers))
+                if move.source not in own:
+                    received += [(move.source // share, buffer) for buffer in buffers]
+            elif move.source in own:
+                sent += [(move.target // share, part) for part in _weights_of(layer.experts, move.source)]
+        self._collectives.exchange(sent, received)
+        for target, buffers in arrivals:
+            for slot, buffer in zip(_weights_of(layer.experts, target), buffers, strict=True):
+                slot.copy_(buffer)
+        table.assign(new)
+
+
+def _weights_of(experts: ExpertWeights, slot: int) -> tuple[Tensor, Tensor]:
+    """The two matrices of a slot of this rank, contiguous in memory."""
+    index = slot - experts.owned.start
+    return experts.gate_up_of[index], experts.down_of[index]
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,193 @@
+"""Runs steps together with the other ranks: agrees first, then computes this rank's share or a dummy one.
+
+Every rank makes the same passes through the model in the same order, one prefill if any rank has prompts,
+one decode if any rank has rows. A pass that fails on one rank fails the group: the others are amid it.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from torch import Tensor
+
+from ...kernels.moe.phases import PhasedMoe
+from ...kvtransfer.layout import KvLayout
+from ..batch import DecodeBatch, PrefillBatch
+from ..config import OverlapConfig
+from ..messages import Generate, SamplingParams
+from ..models import Model
+from ..models.config import ModelConfig
+from ..runner import StepRunner
+from ..sampler import SampledToken
+from ..sequence import Sequence, new_request
+from ..step import Chunk, Step
+from .errors import GroupFailedError
+from .lockstep import Lockstep, Plan, Pulse, Wish, as_numbers, as_plan
+from .rebalance import Rebalancer
+
+
+class Bells(Protocol):
+    """Wakes ranks; `watch.Watch` implements it."""
+
+    rung_wave: int | None
+
+    def ring(self, wave: int) -> None:
+        """Wake all other ranks."""
+
+
+class Group(Protocol):
+    """What a step needs of the group; `group.RankGroup` implements it."""
+
+    @property
+    def watch(self) -> Bells:
+        """The line to the other ranks."""
+
+    def largest(self, numbers: list[int]) -> list[int]:
+        """Return the maximum over all ranks."""
+
+    def check(self) -> None:
+        """Raise when a rank has ended."""
+
+    def failure(self, error: Exception | None) -> GroupFailedError:
+        """Return what to raise when a step failed."""
+
+
+class SplitModel(Model, Protocol):
+    """A model that can compute a step in two halves whose transfers hide behind each other."""
+
+    def prefill_in_halves(self, batch: PrefillBatch, kv: Tensor) -> Tensor:
+        """Do what `prefill` does; two tokens at least."""
+
+    def decode_in_halves(self, batch: DecodeBatch, kv: Tensor) -> Tensor:
+        """Do what `decode` does; two live rows at least."""
+
+
+class PhasedModel:
+    """A model that tells its experts' backend which phase a pass is of; implements `Model`."""
+
+    def __init__(self, model: SplitModel, moe: PhasedMoe, rebalancer: Rebalancer) -> None:
+        self._model = model
+        self._moe = moe
+        self.rebalancer = rebalancer
+        self.decode_rows = 1
+        """What the ranks agreed to pad decode batches to."""
+        self.prefill_in_halves = False
+        self.decode_in_halves = False
+        """The ranks agreed to overlap two halves of the step."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """The shape of the model."""
+        return self._model.config
+
+    def kv_layout(self, block_tokens: int) -> KvLayout:
+        """Return what a KV block of this model is made of."""
+        return self._model.kv_layout(block_tokens)
+
+    def new_kv_pool(self, num_blocks: int, block_tokens: int) -> Tensor:
+        """Return a zeroed pool."""
+        return self._model.new_kv_pool(num_blocks, block_tokens)
+
+    def prefill(self, batch: PrefillBatch, kv: Tensor) -> Tensor:
+        """Compute prompt chunks, together with all ranks."""
+        self._moe.enter_prefill()
+        run = self._model.prefill_in_halves if self.prefill_in_halves else self._model.prefill
+        return run(batch, kv)
+
+    def decode(self, batch: DecodeBatch, kv: Tensor) -> Tensor:
+        """Advance each sequence by one token, together with all ranks."""
+        if not self.decode_in_halves:
+            self._moe.enter_decode(self.decode_rows)
+            return self._model.decode(batch, kv)
+        self._moe.enter_decode((self.decode_rows + 1) // 2)
+        return self._model.decode_in_halves(batch, kv)
+
+
+class LockstepRunner:
+    """A `StepRunner` that never runs alone, and the loop's `Pace`."""
+
+    def __init__(
+        self,
+        runner: StepRunner,
+        model: PhasedModel,
+        group: Group,
+        *,
+        bucket_of: Callable[[int], int],
+        idle_steps: int,
+        overlap: OverlapConfig | None = None,
+    ) -> None:
+        self._runner = runner
+        self._model = model
+        self._group = group
+        self._bucket_of = bucket_of
+        self._overlap = overlap or OverlapConfig()
+        self._lockstep = Lockstep(idle_steps)
+        self._wants_to_end = False
+        self._prompt, self._row = _dummy(computed=0), _dummy(computed=1)
+
+    def is_due(self, step: Step) -> bool:
+        """Tell whether this rank takes part in a step now, be it an empty one. Raises `GroupFailedError`."""
+        self._group.check()
+        rung = self._group.watch.rung_wave
+        if rung is not None:
+            self._lockstep.on_ring(rung)
+        if not step.is_empty or self._wants_to_end:
+            wave = self._lockstep.on_work()
+            if wave is not None:
+                self._group.watch.ring(wave)
+        return self._lockstep.pulse is Pulse.AWAKE
+
+    def may_end(self) -> bool:
+        """Ask to end; true once every rank has asked and none has work."""
+        self._wants_to_end = True
+        return self._lockstep.pulse is Pulse.ENDED
+
+    def run(self, step: Step) -> list[SampledToken | None]:
+        """Agree, then compute what the agreement says."""
+        wish = Wish(
+            prompt_tokens=sum(chunk.length for chunk in step.chunks),
+            decode_rows=len(step.decode),
+            wants_to_end=self._wants_to_end,
+        )
+        plan = as_plan(self._group.largest(as_numbers(wish)))
+        self._lockstep.on_plan(plan)
+        try:
+            return self._run(step, plan)
+        except Exception as error:
+            raise self._group.failure(error) from error
+
+    def warm_up(self, step: Step) -> None:
+        """Run a step that all ranks run at the same time, before any can sleep."""
+        self._lockstep.on_work()
+        self.run(step)
+
+    def _run(self, step: Step, plan: Plan) -> list[SampledToken | None]:
+        self._model.decode_rows = self._bucket_of(plan.decode_rows) if plan.decode_rows else 0
+        self._model.prefill_in_halves = _reaches(plan.fewest_prompt_tokens, self._overlap.prompt_tokens)
+        self._model.decode_in_halves = _reaches(plan.fewest_decode_rows, self._overlap.decode_rows)
+        if plan.prompt_tokens and not step.chunks:
+            self._run_dummy(Step(chunks=[Chunk(self._prompt, 1)]))
+        draws = [] if step.is_empty else self._runner.run(step)
+        if plan.decode_rows and not step.decode:
+            self._run_dummy(Step(decode=[self._row]))
+        if not plan.is_empty:
+            self._model.rebalancer.after_step()
+        return draws
+
+    def _run_dummy(self, step: Step) -> None:
+        with self._model.rebalancer.uncounted():
+            self._runner.run(step)
+
+
+def _reaches(fewest: int, threshold: int | None) -> bool:
+    """Whether the step is worth two halves on every rank; each needs something to compute."""
+    return threshold is not None and fewest >= max(threshold, 2)
+
+
+def _dummy(computed: int) -> Sequence:
+    """Return two tokens in the null block, of which the second can be computed for ever."""
+    sampling = SamplingParams(max_tokens=1, temperature=0.0)
+    generate = Generate(request_id="", external_id="", prompt_token_ids=[0, 0], sampling=sampling)
+    [sequence] = new_request(generate, 0, 0.0).sequences
+    sequence.blocks = [0, 0]
+    sequence.num_computed = computed
+    return sequence

@@ -1,0 +1,117 @@
+"""Engine processes that share a model's experts serve one engine's tokens, and end together."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from baton.engine.config import KvTransferConfig, RanksConfig, Role, Transport, WorkerConfig
+from baton.engine.messages import EngineFatal, Generate, Loading, RequestDone, SamplingParams, Shutdown
+from baton.engine.models import load_model
+from support.checkpoints import make_deepseek_v3
+from support.driver import Driver
+from support.engine_processes import EngineUnderTest
+
+PROMPTS = [[(i * k + 3 * k + 5) % 200 + 3 for i in range(n)] for k, n in enumerate((70, 3, 33, 16), 1)]
+NEW_TOKENS = 8
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_deepseek_v3(tmp_path_factory.mktemp("model") / "tiny", seed=5)
+
+
+@pytest.fixture(scope="module")
+def expected(model: Path) -> list[list[int]]:
+    driver = Driver(load_model(model))
+    return driver.generate([driver.sequence(prompt) for prompt in PROMPTS], NEW_TOKENS)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+class RanksUnderTest:
+    """Engines of one group."""
+
+    def __init__(self, model: Path, size: int, folder: Path) -> None:
+        port = free_port()
+        self.engines = [
+            EngineUnderTest(
+                WorkerConfig(
+                    model=str(model),
+                    role=Role.DECODE,
+                    num_blocks=65,
+                    block_tokens=8,
+                    max_batched_tokens=32,
+                    max_num_seqs=8,
+                    threads=1,
+                    kv_transfer=KvTransferConfig(transport=Transport.SOCKET),
+                    ranks=RanksConfig(rank=rank, size=size, port=port, timeout_s=25.0),
+                ),
+                folder / str(rank),
+            )
+            for rank in range(size)
+        ]
+        for engine in self.engines:
+            engine.start()
+
+    def close(self) -> None:
+        for engine in self.engines:
+            engine.close()
+
+
+@pytest.fixture
+def ranks(model: Path, tmp_path: Path) -> Iterator[RanksUnderTest]:
+    group = RanksUnderTest(model, 2, tmp_path)
+    yield group
+    group.close()
+
+
+def ask(engine: EngineUnderTest, request_id: str, prompt: list[int], count: int = NEW_TOKENS) -> None:
+    sampling = SamplingParams(max_tokens=count, temperature=0.0, ignore_eos=True)
+    engine.send(
+        Generate(request_id=request_id, external_id=request_id, prompt_token_ids=prompt, sampling=sampling)
+    )
+
+
+def answer(engine: EngineUnderTest, request_id: str) -> list[int]:
+    engine.wait_for(RequestDone, lambda done: done.request_id == request_id)
+    return engine.tokens_of(request_id)
+
+
+def test_ranks_serve_one_engines_tokens_and_end_together(
+    ranks: RanksUnderTest, expected: list[list[int]]
+) -> None:
+    first, second = ranks.engines
+    for engine in ranks.engines:
+        engine.ready()
+
+    ask(first, "alone", PROMPTS[0])  # the other rank sleeps and is rung
+    assert answer(first, "alone") == expected[0]
+    for request_id, engine, index in (("a", first, 1), ("b", second, 2), ("c", second, 3)):
+        ask(engine, request_id, PROMPTS[index])
+    assert answer(first, "a") == expected[1]
+    assert answer(second, "b") == expected[2]
+    assert answer(second, "c") == expected[3]
+    totals = {m.total for engine in ranks.engines for m in engine.received if isinstance(m, Loading)}
+    assert len(totals) == 1  # both read as much: their half of the experts
+    for engine in ranks.engines:
+        engine.send(Shutdown(grace_s=10.0))
+    assert [engine.exit_status() for engine in ranks.engines] == [0, 0]
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_rank_that_is_killed_brings_its_group_down_by_name(ranks: RanksUnderTest, lost: int) -> None:
+    for engine in ranks.engines:
+        engine.ready()
+    survivor = ranks.engines[1 - lost]
+    ask(survivor, "long", PROMPTS[1], count=200)
+
+    ranks.engines[lost].kill()
+
+    fatal = survivor.wait_for(EngineFatal)
+    assert fatal.message == f"GroupFailedError: rank {lost} of 2 has ended, and its group with it"
+    assert survivor.exit_status() == 1
