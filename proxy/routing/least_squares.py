@@ -9,7 +9,7 @@ No clock, no I/O; `rates` gives the coefficients their meaning.
 
 from collections.abc import Sequence
 from itertools import combinations
-from math import isfinite
+from math import inf, isfinite
 
 Matrix = list[list[float]]
 Vector = list[float]
@@ -72,16 +72,20 @@ class DecayedFit:
         """Learn that `features` (none negative, not all 0) took `seconds`."""
         if not (isfinite(seconds) and seconds >= 0.0):
             raise ValueError(f"{seconds} is no duration")
-        if not all(isfinite(feature) and feature >= 0.0 for feature in features):
-            raise ValueError(f"features {list(features)} are not all finite and at least 0")
-        by_prior = [feature * value for feature, value in zip(features, self.prior, strict=True)]
-        expected = max(self.predict(features), _SMALLEST_EXPECTED * sum(by_prior))
+        by_prior: list[float] = []
+        scale = expected = 0.0
+        for feature, value, coefficient in zip(features, self.prior, self.coefficients, strict=True):
+            if not 0.0 <= feature < inf:
+                raise ValueError(f"features {list(features)} are not all finite and at least 0")
+            by_prior.append(feature * value)
+            scale += feature * value
+            expected += feature * coefficient
+        expected = max(expected, _SMALLEST_EXPECTED * scale)
         counted = min(seconds, SURPRISE * expected)
         self._error = self._error * self._memory + abs(counted / expected - 1.0)
         self._weight = self._weight * self._memory + 1.0
         self._prior_weight *= self._memory
         # Fixed weights, the prior's prediction: weights that move with the fit would bias it.
-        scale = sum(by_prior)
         self._accumulate([part / scale for part in by_prior], counted / scale)
         self._unsolved += 1
         if self._weight < SETTLED or self._unsolved >= SOLVED_EVERY:
@@ -92,11 +96,10 @@ class DecayedFit:
             )
 
     def _accumulate(self, shares: Vector, outcome: float) -> None:
-        for i, share in enumerate(shares):
-            row = self._moments[i]
-            for j, other in enumerate(shares):
-                row[j] = row[j] * self._memory + share * other
-            self._targets[i] = self._targets[i] * self._memory + share * outcome
+        memory, targets = self._memory, self._targets
+        for i, (row, share) in enumerate(zip(self._moments, shares, strict=True)):
+            row[:] = [old * memory + share * other for old, other in zip(row, shares, strict=True)]
+            targets[i] = targets[i] * memory + share * outcome
 
     def _solve(self) -> Vector:
         pull = self._prior_weight + _LASTING_PRIOR
