@@ -177,7 +177,7 @@ def proxy(
     port: Port = None,
     prefill: Annotated[list[str] | None, typer.Option(help="URL of a prefill worker; repeatable.")] = None,
     decode: Annotated[list[str] | None, typer.Option(help="URL of a decode worker; repeatable.")] = None,
-    policy: Annotated[str | None, typer.Option(help="Routing policy: round_robin or least_tokens.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Routing policy: its name, or a policy file.")] = None,
     set_: Overrides = None,
     parent_pid: ParentPid = None,
 ) -> None:

@@ -14,8 +14,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from .errors import ApiError
+from .fleet_keeper import FleetKeeper
 from .hub import Hub
-from .readiness import fleet_report, models_report, ready_report
+from .readiness import fleet_report, models_report, policies_report, ready_report
+from .route_api import RouteApi
+from .workers_api import WorkersApi
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -23,19 +26,22 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class AdminApp:
     """Handlers of one proxy."""
 
-    def __init__(self, hub: Hub, registry: CollectorRegistry) -> None:
+    def __init__(self, hub: Hub, keeper: FleetKeeper, registry: CollectorRegistry) -> None:
         self._hub = hub
+        self._keeper = keeper
         self._registry = registry
         self._started_at = int(time.time())
-        self._urls = {worker.title: worker.url for worker in hub.config.workers}
 
     def application(self) -> web.Application:
         """Return the routes."""
-        app = web.Application(middlewares=[openai_errors])
+        limit = self._hub.config.limits.body_bytes
+        app = web.Application(middlewares=[openai_errors], client_max_size=limit)
         app.router.add_get("/health", self._health)
         app.router.add_get("/ready", self._ready)
         app.router.add_get("/fleet", self._fleet)
         app.router.add_get("/metrics", self._metrics)
+        RouteApi(self._hub).add_to(app)
+        WorkersApi(self._keeper, self._hub.config.admin_token_file).add_to(app)
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/v1/models/{model:.+}", self._model)
         for path in ("/v1/chat/completions", "/v1/completions"):
@@ -51,7 +57,8 @@ class AdminApp:
 
     async def _fleet(self, request: web.Request) -> web.Response:
         hub = self._hub
-        report = fleet_report(hub.router, hub.config.policy, hub.loop.time(), self._urls)
+        policies = policies_report(hub.courses, hub.policy_watch.problems)
+        report = fleet_report(hub.router, policies, hub.loop.time(), self._keeper.urls)
         return web.json_response(report)
 
     async def _metrics(self, request: web.Request) -> web.Response:

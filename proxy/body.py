@@ -6,10 +6,12 @@ thus the worker's to judge. No I/O.
 """
 
 import json
+from dataclasses import dataclass
 
 import msgspec
 
 from .errors import ApiError, bad_request
+from .usage import NO_USAGE, Usage
 
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _encode = msgspec.json.Encoder().encode
@@ -174,6 +176,8 @@ _NULL = msgspec.Raw(b"null")
 
 class _PrefillAnswer(msgspec.Struct, frozen=True):
     kv_transfer_params: msgspec.Raw = _NULL
+    usage: Usage | None = None
+    baton: msgspec.Raw | None = None
 
 
 class _Offer(msgspec.Struct, frozen=True):
@@ -184,12 +188,23 @@ _answer = msgspec.json.Decoder(_PrefillAnswer)
 _offer = msgspec.json.Decoder(_Offer)
 
 
-def read_prefill_answer(raw: bytes) -> tuple[msgspec.Raw | None, int | None]:
-    """Return the hand-over as it came, if there is one, and the prompt tokens it holds.
+@dataclass(frozen=True, slots=True)
+class PrefillAnswer:
+    """What the proxy reads of a prefill worker's answer."""
 
-    Raises `msgspec.DecodeError` for anything but an object.
-    """
-    kv = _answer.decode(raw).kv_transfer_params
+    kv: msgspec.Raw | None
+    """The hand-over as it came, if there is one."""
+    tokens: int | None
+    """Prompt tokens that it holds."""
+    usage: Usage
+    account: msgspec.Raw | None
+    """The worker's account of itself."""
+
+
+def read_prefill_answer(raw: bytes) -> PrefillAnswer:
+    """Return what a prefill worker answered. Raises `msgspec.DecodeError` for anything but an object."""
+    answer = _answer.decode(raw)
+    kv, usage = answer.kv_transfer_params, answer.usage or NO_USAGE
     if bytes(kv) == b"null":
-        return None, None
-    return kv, _offer.decode(kv).remote_num_tokens
+        return PrefillAnswer(None, None, usage, answer.baton)
+    return PrefillAnswer(kv, _offer.decode(kv).remote_num_tokens, usage, answer.baton)

@@ -7,8 +7,11 @@ from urllib.parse import urlsplit
 import msgspec
 import yaml
 
+from .discovery.settings import DiscoverySettings
+from .kv_event_source import KvEventAddress
+from .routing.admission_config import AdmissionConfig
 from .routing.fleet import Kind, Role
-from .routing.router import POLICIES
+from .routing.policy_file import DEFAULTS
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -27,6 +30,8 @@ class WorkerAddress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """`prefill`, `decode` or `both`."""
     kind: Kind = Kind.BATON
     """`baton` or `vllm`."""
+    kv_events: KvEventAddress | None = None
+    """Where it publishes what its prefix cache holds; absent: that is learned from its answers alone."""
     name: str | None = None
     """Shown in headers, metrics and logs; `host:port` when absent."""
 
@@ -97,17 +102,50 @@ class Probing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     handshake_timeout_s: Seconds = 30.0
 
 
+class PolicyReload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a policy file that changes is taken over."""
+
+    interval_s: Seconds = 1.0
+    """Between looks at whether it changed."""
+    rehearsed_s: Seconds = 120.0
+    """A new policy first decides on the requests of the last so many seconds, without consequences."""
+    rehearsed_requests: Count = 256
+    """At most so many of them."""
+
+
+def is_policy_file(policy: str) -> bool:
+    """Whether a configured policy is the path of a file, not a name."""
+    return policy.endswith((".yaml", ".yml"))
+
+
 class ProxyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One proxy and its fleet."""
 
-    workers: Annotated[tuple[WorkerAddress, ...], msgspec.Meta(min_length=1)]
+    workers: tuple[WorkerAddress, ...] = ()
+    """Those that are always listed; at least one, unless `discovery` finds them."""
+    discovery: tuple[DiscoverySettings, ...] = ()
+    """Where more workers are listed: files, DNS, Kubernetes."""
+    admin_token_file: str | None = None
+    """File with the bearer token that admin calls must bring; absent: there are no admin calls."""
+    worker_drain_s: Seconds = 600.0
+    """How long a worker that is to be removed may take to end what it has."""
     host: str = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8000
     """0: a free port."""
     policy: str = "round_robin"
-    """`round_robin` or `least_tokens`."""
+    """A policy's name, or the path of a policy file (.yaml), which is read again when it changes."""
+    model_policies: dict[str, str] = {}
+    """Other policies, for some models."""
+    shadow_policy: str | None = None
+    """One that is asked beside `policy`, and not followed: how often it differs is counted."""
+    policy_reload: PolicyReload = PolicyReload()
+    explained_requests: Count = 1024
+    """So many of the last requests can be explained."""
     output_tokens_guess: Count = 256
     """Expected length of an answer whose request sets no limit."""
+    admission: AdmissionConfig = AdmissionConfig()
+    tenants_file: str | None = None
+    """YAML file of tenants and API keys; absent: one tenant, and no key is asked for."""
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
     probing: Probing = Probing()
@@ -115,12 +153,19 @@ class ProxyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """How long streams may go on after SIGTERM."""
 
     def __post_init__(self) -> None:
-        if self.policy not in POLICIES:
-            raise ValueError(f"policy must be one of {', '.join(POLICIES)}, got {self.policy!r}")
+        named = {"policy": self.policy, "shadow_policy": self.shadow_policy or self.policy}
+        named |= {f"model_policies.{model}": policy for model, policy in self.model_policies.items()}
+        for key, policy in named.items():
+            if not is_policy_file(policy) and policy not in DEFAULTS:
+                raise ValueError(
+                    f"{key} must be a .yaml file or one of {', '.join(DEFAULTS)}, got {policy!r}"
+                )
         titles = [worker.title for worker in self.workers]
         if twice := {title for title in titles if titles.count(title) > 1}:
             raise ValueError(f"workers: these stand twice: {', '.join(sorted(twice))}")
-        if not any(worker.role is not Role.PREFILL for worker in self.workers):
+        if not self.workers and not self.discovery:
+            raise ValueError("workers: at least one is needed where discovery names no source")
+        if not self.discovery and not any(worker.role is not Role.PREFILL for worker in self.workers):
             raise ValueError("workers: at least one must have role decode or both")
 
 

@@ -30,6 +30,7 @@ class _Ready(msgspec.Struct, frozen=True):
     incarnation: str = ""
     kv: _KvChannel | None = None
     max_model_len: int | None = None
+    kv_tokens_capacity: int | None = None
 
 
 class _Model(msgspec.Struct, frozen=True):
@@ -77,6 +78,7 @@ class WorkerControl:
             incarnation=ready.incarnation,
             kv=self._kv_address(ready.kv),
             max_model_len=ready.max_model_len,
+            kv_tokens_capacity=ready.kv_tokens_capacity,
         )
 
     async def shake_hands(self, kv: KvAddress) -> None:

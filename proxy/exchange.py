@@ -9,11 +9,13 @@ from typing import assert_never
 import msgspec
 
 from .body import BodyError, RequestBody, read_prefill_answer
-from .errors import ApiError, model_not_found, stream_broken, unavailable, upstream_failed
+from .errors import ApiError, stream_broken, unavailable, upstream_failed
 from .front import ClientConnection
 from .gate import closing_chunks
 from .hub import Hub
+from .intake import view_of
 from .leg import Leg, PrefillLeg
+from .notes import note_end, note_prefill, note_stream
 from .relay_leg import RelayLeg
 from .request import ClientRequest, LegHead
 from .routing.fleet import Worker
@@ -32,7 +34,11 @@ from .routing.life import (
     SendPrefill,
     TellBroken,
 )
-from .routing.view import RequestView
+from .routing.ticket import Standing, Ticket
+from .routing.verdict import Refuse as TurnAway
+from .routing.verdict import Start
+from .terms import read_terms
+from .terms import refusal as admission_refusal
 from .watch import NEVER
 
 logger = logging.getLogger(__name__)
@@ -67,7 +73,7 @@ class Exchange:
         self.due = NEVER
 
     def begin(self) -> None:
-        """Choose workers and send the first leg, or refuse the request."""
+        """Ask to be admitted, or refuse the request."""
         try:
             life = self._open_life()
         except BodyError as error:
@@ -78,36 +84,29 @@ class Exchange:
         self._hub.counters.bytes_received += len(self._request.body)
         self._hub.watch.add(self)
         self._hub.exchanges.add(self)
-        self._run(life.start(self._arrived_at))
+        self._hub.desk.submit(life.ticket, self, self._arrived_at)
 
     def _open_life(self) -> RequestLife:
-        hub, router = self._hub, self._hub.router
-        self._body = body = RequestBody(self._request.body)
-        model = self._known_model(body.model())
-        view = RequestView(
-            request_id=self.request_id,
-            model=model,
-            prompt=body.prompt(),
-            prompt_tokens=body.prompt_tokens(),
-            output_tokens=body.output_tokens(hub.config.output_tokens_guess),
-            answers=body.answers(),
-            decode_only=body.decode_only(),
-        )
-        self._life = RequestLife(view, router)
+        hub = self._hub
+        self._body = RequestBody(self._request.body)
+        guess = hub.config.output_tokens_guess
+        view = view_of(self._body, hub.router.fleet, self.request_id, output_tokens_guess=guess)
+        terms = read_terms(self._request.headers, hub.tenants)
+        self._life = RequestLife(Ticket(view, terms, len(self._request.body)), hub.router)
         return self._life
 
-    def _known_model(self, wanted: str | None) -> str:
-        models = self._hub.router.fleet.models
-        if wanted is None and len(models) == 1:
-            return next(iter(models))
-        if wanted in models:
-            return wanted
-        if not models:
-            raise BodyError(unavailable("no worker has come up yet"))
-        if wanted is None:
-            message = f"model is missing; served are: {', '.join(sorted(models))}"
-            raise BodyError(ApiError(status=400, message=message, param="model", code="model_missing"))
-        raise BodyError(model_not_found(wanted))
+    # --- told by the admission desk
+
+    def admitted(self, start: Start, now: float) -> None:
+        """Send the first leg."""
+        if start.waited_s:
+            self._hub.log.waited(start.ticket.request, start.waited_s)
+        self._run(self._living().start(now, start.decision))
+
+    def turned_away(self, verdict: TurnAway) -> None:
+        """There was no room in time."""
+        self._living().refused(verdict.reason)
+        self._answer_error(admission_refusal(verdict))
 
     # --- told by the leg
 
@@ -120,15 +119,18 @@ class Exchange:
         leg, life, now = self._leg, self._living(), self.now()
         if isinstance(leg, PrefillLeg):
             try:
-                self._kv, tokens = read_prefill_answer(leg.body)
+                answer = read_prefill_answer(leg.body)
             except (ValueError, RecursionError) as error:
                 self.leg_failed(Failure(Fault.MALFORMED, f"not a completion: {error}"))
                 return
             self._hub.counters.prefill_s.observe(now - self._leg_started_at)
-            self._run(life.prefill_answered(with_kv=self._kv is not None, tokens=tokens))
+            note_prefill(self._hub, life.request, answer, now)
+            self._kv = answer.kv
+            self._run(life.prefill_answered(with_kv=self._kv is not None, tokens=answer.tokens))
         else:
             self._hub.counters.first_byte_s.observe(now - self._leg_started_at)
             self._hub.counters.time_to_first_byte_s.observe(now - self._arrived_at)
+            note_stream(self._hub, life.request, leg, now)
             self._run(life.decode_answered())
 
     def leg_rejected(self) -> None:
@@ -144,6 +146,7 @@ class Exchange:
         if worker is not None:
             logger.info("%s: %s %s: %s", self.request_id, worker.name, failure.fault.value, failure.detail)
         self._run(self._living().leg_failed(failure, self.now()))
+        self._hub.desk.rearm()
 
     def leg_resent(self) -> None:
         """A kept-alive connection was stale."""
@@ -220,7 +223,7 @@ class Exchange:
                 case RelayLastAnswer():
                     self._relay_last_answer()
                 case Refuse():
-                    self._answer_error(refusal(command, self._living().request.model))
+                    self._answer_error(refusal(command.failure))
                 case TellBroken():
                     self._tell_broken(command.failure)
                 case Abort():
@@ -333,6 +336,10 @@ class Exchange:
             self._hub.counters.requests_in_flight -= 1
             self._hub.exchanges.discard(self)
             self._hub.watch.discard(self)
+            self._forget_body()
+            if self._life.ticket.standing is Standing.STARTED:
+                note_end(self._hub, self._life.request, leg)
+            self._hub.desk.release(self._life.ticket)
         if leg is not None:
             self._hub.counters.bytes_relayed += leg.received
 
@@ -341,7 +348,7 @@ class Exchange:
             self._leg.cancel()
 
     def _forget_body(self) -> None:
-        """Nothing will be sent again: a long answer need not keep a long prompt."""
+        """Nothing will be sent again: neither a long answer nor the log need keep a long prompt."""
         self._body = None
         self._request.body = b""
         self._living().request.prompt = b""
@@ -358,11 +365,8 @@ class Exchange:
         return self._life
 
 
-def refusal(command: Refuse, model: str) -> ApiError:
+def refusal(failure: Failure) -> ApiError:
     """Return what the client is told when no worker's own answer can be shown."""
-    failure = command.failure
-    if failure is None:
-        return unavailable(f"no decode worker is ready for model {model!r}")
     if failure.fault is Fault.UNREACHABLE:
         return unavailable(f"no worker could be reached: {failure.detail}")
     message = f"every worker that was asked failed; the last: {failure.detail}"

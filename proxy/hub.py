@@ -4,11 +4,17 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from .admission_desk import AdmissionDesk
 from .config import ProxyConfig
 from .counters import Counters
+from .policy_watch import PolicyWatch
+from .routing.cache_use import CacheUse
+from .routing.courses import Courses
+from .routing.decision_log import DecisionLog
 from .routing.fleet import Worker
 from .routing.life import Abort
 from .routing.router import Router
+from .routing.tenants import Tenants
 from .upstream import Pool
 from .watch import Watch
 
@@ -40,6 +46,12 @@ class Hub:
     config: ProxyConfig
     loop: asyncio.AbstractEventLoop
     router: Router
+    desk: AdmissionDesk
+    courses: Courses
+    log: DecisionLog
+    cache_use: CacheUse
+    policy_watch: PolicyWatch
+    tenants: Tenants
     pools: dict[str, Pool]
     """Connections to each worker, by its name."""
     admin_pool: Pool

@@ -17,7 +17,7 @@ from typing import Protocol, assert_never
 
 import msgspec
 
-from .routing.cache_events import CacheEvents, CacheReport, Cleared, Removed, Stored
+from .routing.cache_events import CacheReport, Cleared, Removed, Stored
 from .routing.event_sequence import Apply, AskReplay, EventSequence, Lost
 
 logger = logging.getLogger(__name__)
@@ -98,6 +98,26 @@ def read_report(payload: bytes) -> CacheReport:
 
 def _numbers(hashes: list[int | bytes]) -> list[int]:
     return [each if isinstance(each, int) else int.from_bytes(each[-8:], "big") for each in hashes]
+
+
+class CacheListener(Protocol):
+    """Whom the reports are for, as `CacheEvents` or `CacheUse`."""
+
+    def follow(self, worker: str) -> None:
+        """Reports of `worker` are being read."""
+        ...
+
+    def unfollow(self, worker: str) -> None:
+        """They are not any more."""
+        ...
+
+    def report(self, worker: str, report: CacheReport, now: float) -> None:
+        """What `worker` reports."""
+        ...
+
+    def lost(self, worker: str) -> None:
+        """Reports of `worker` are missing."""
+        ...
 
 
 class _Socket(Protocol):
@@ -237,7 +257,7 @@ class _Subscription:
 class KvEventSource:
     """The workers whose KV events are read. Used on the event loop's thread alone."""
 
-    def __init__(self, events: CacheEvents) -> None:
+    def __init__(self, events: CacheListener) -> None:
         """Raises `KvEventsUnavailableError` where ZMQ is not installed."""
         try:
             import zmq  # noqa: PLC0415  not in the base install

@@ -24,6 +24,8 @@ class ProxyCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield every metric."""
         yield from self._requests()
+        yield from self._admission()
+        yield from self._policies()
         yield from self._phases()
         yield from self._handovers()
         yield from self._workers()
@@ -51,6 +53,57 @@ class ProxyCollector(Collector):
         yield _counter("baton_proxy_relayed_bytes", "Bytes of answers", counters.bytes_relayed)
         yield _counter("baton_proxy_received_bytes", "Bytes of request bodies", counters.bytes_received)
         yield _gauge("baton_proxy_requests_in_flight", "Requests being served", counters.requests_in_flight)
+
+    def _admission(self) -> Iterator[Metric]:
+        admission = self._hub.router.admission
+        counts = admission.counts
+        admitted = CounterMetricFamily(
+            "baton_proxy_admitted", "Requests given a decode slot", labels=["queued"]
+        )
+        admitted.add_metric(["no"], counts.started_at_once)
+        admitted.add_metric(["yes"], counts.started_after_wait)
+        yield admitted
+        refused = CounterMetricFamily("baton_proxy_not_admitted", "Requests refused", labels=["reason"])
+        for reason, count in counts.refused.items():
+            refused.add_metric([reason.value], count)
+        yield refused
+        left = "Requests whose client left while they waited"
+        yield _counter("baton_proxy_left_queue", left, counts.cancelled)
+        beyond = "Decode slots granted where there was no room, after a failure"
+        yield _counter("baton_proxy_slots_beyond_capacity", beyond, counts.beyond_capacity)
+        waiting = GaugeMetricFamily("baton_proxy_queue_requests", "Requests that wait", labels=["model"])
+        tokens = GaugeMetricFamily("baton_proxy_queue_tokens", "Tokens that they need", labels=["model"])
+        for model, (requests, needed) in admission.waiting_by_model().items():
+            waiting.add_metric([model], requests)
+            tokens.add_metric([model], needed)
+        held = GaugeMetricFamily("baton_proxy_slot_tokens", "Tokens of decode slots held", labels=["worker"])
+        for worker, held_tokens in admission.slots.held_by_worker().items():
+            held.add_metric([worker], held_tokens)
+        yield from (waiting, tokens, held)
+        yield _histogram(
+            "baton_proxy_queue_wait_seconds", "From arrival to the decode slot", self._hub.desk.queue_wait_s
+        )
+
+    def _policies(self) -> Iterator[Metric]:
+        hub = self._hub
+        labels = ["model", "version", "shadow"]
+        decisions = CounterMetricFamily("baton_proxy_decisions", "By a policy since in force", labels=labels)
+        for place, course in hub.courses.in_force():
+            names = [place.model or "", course.version, str(place.shadow).lower()]
+            decisions.add_metric(names, course.decisions)
+        yield decisions
+        shadow = CounterMetricFamily(
+            "baton_proxy_shadow", "What the shadow policy would have chosen", labels=["choice"]
+        )
+        counts = hub.courses.shadow_counts
+        shadow.add_metric(["same"], counts.same)
+        shadow.add_metric(["other_prefill"], counts.other_prefill)
+        shadow.add_metric(["other_decode"], counts.other_decode)
+        shadow.add_metric(["other_both"], counts.other_both)
+        yield shadow
+        reloads = hub.policy_watch.counts
+        yield _counter("baton_proxy_policy_reloads", "Policy files taken over", reloads.taken)
+        yield _counter("baton_proxy_policy_reloads_refused", "Policy files refused", reloads.refused)
 
     def _phases(self) -> Iterator[Metric]:
         counters = self._hub.counters

@@ -16,25 +16,50 @@ logger = logging.getLogger(__name__)
 class Prober:
     """Looks at workers, in turns of their own."""
 
-    def __init__(self, fleet: Fleet, controls: dict[str, WorkerControl], probing: Probing) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        controls: dict[str, WorkerControl],
+        probing: Probing,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
         self._fleet = fleet
         self._controls = controls
         self._probing = probing
-        self._wake = {name: asyncio.Event() for name in controls}
-        self._backoff_s = dict.fromkeys(controls, probing.backoff_first_s)
+        self._tasks = tasks
+        self._watches: dict[str, asyncio.Task[None]] = {}
+        self._wake: dict[str, asyncio.Event] = {}
+        self._backoff_s: dict[str, float] = {}
         self.handshake_failures: dict[tuple[str, str], str] = {}
         """Why a pair that could hand KV over may not: (prefill, decode) -> reason."""
         self.changed = asyncio.Event()
         """Set after every look."""
 
-    def start(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
-        """Begin to watch; the tasks run until they are cancelled."""
-        workers = self._fleet.workers.values()
-        return [tasks.create_task(self._watch(worker), name=f"probe {worker.name}") for worker in workers]
+    def watch(self, worker: Worker) -> None:
+        """Look at `worker` again and again."""
+        self._wake[worker.name] = asyncio.Event()
+        self._backoff_s[worker.name] = self._probing.backoff_first_s
+        task = self._tasks.create_task(self._watch(worker), name=f"probe {worker.name}")
+        self._watches[worker.name] = task
+
+    def unwatch(self, worker: Worker) -> None:
+        """Look at it no more."""
+        self._watches.pop(worker.name).cancel()
+        del self._wake[worker.name], self._backoff_s[worker.name]
+        failures = self.handshake_failures
+        self.handshake_failures = {pair: why for pair, why in failures.items() if worker.name not in pair}
+        self.changed.set()
+
+    def stop(self) -> None:
+        """Look at nobody any more."""
+        for task in self._watches.values():
+            task.cancel()
 
     def probe(self, worker: Worker) -> None:
-        """Look at `worker` as soon as possible."""
-        self._wake[worker.name].set()
+        """Look at `worker` as soon as possible, if it is still watched."""
+        wake = self._wake.get(worker.name)
+        if wake is not None:
+            wake.set()
 
     async def _watch(self, worker: Worker) -> None:
         wake = self._wake[worker.name]
@@ -87,12 +112,12 @@ class Prober:
 
     async def _shake(self, prefill: Worker, decode: Worker) -> None:
         pair = (prefill.name, decode.name)
-        kv = prefill.sighting.kv
-        if kv is None:
+        kv, control = prefill.sighting.kv, self._controls.get(decode.name)
+        if kv is None or control is None:
             return
         incarnations = (prefill.sighting.incarnation, decode.sighting.incarnation)
         try:
-            await self._controls[decode.name].shake_hands(kv)
+            await control.shake_hands(kv)
         except ControlError as error:
             if self.handshake_failures.get(pair) != str(error):
                 logger.warning("%s could not shake hands with %s: %s", decode.name, prefill.name, error)

@@ -2,13 +2,14 @@
 
 from typing import Any
 
+from .routing.courses import Courses
 from .routing.fleet import Fleet, Worker, WorkerState
 from .routing.router import Router
 
 
 def is_ready(fleet: Fleet) -> bool:
     """Whether requests can be served: a decode worker is ready, and every ready pair has shaken hands."""
-    decode = any(w.decodes and w.state is WorkerState.READY for w in fleet.workers.values())
+    decode = any(worker.decodes and worker.in_rotation for worker in fleet.workers.values())
     return decode and not fleet.unshaken()
 
 
@@ -28,13 +29,28 @@ def ready_report(fleet: Fleet, *, draining: bool) -> dict[str, Any]:
     }
 
 
-def fleet_report(router: Router, policy: str, now: float, urls: dict[str, str]) -> dict[str, Any]:
+def policies_report(courses: Courses, problems: list[str]) -> dict[str, Any]:
+    """Return the policies in force, and what is wrong with files that would change them."""
+    default, shadow = courses.default, courses.shadow
+    models = {place.model: course for place, course in courses.in_force() if place.model is not None}
+    return {
+        "policy": default.source,
+        "policy_version": default.version,
+        "model_policies": {model: course.version for model, course in models.items()},
+        "shadow_policy_version": shadow.version if shadow is not None else None,
+        "shadow_problem": courses.shadow_counts.problem,
+        "policy_problems": problems,
+    }
+
+
+def fleet_report(
+    router: Router, policies: dict[str, Any], now: float, urls: dict[str, str]
+) -> dict[str, Any]:
     """Return the body of `/fleet`."""
     ledger = router.ledger
     held = ledger.outstanding_tokens()
     workers = router.fleet.workers.values()
-    return {
-        "policy": policy,
+    return policies | {
         "workers": [
             _standing(worker)
             | {
@@ -89,6 +105,6 @@ def _standing(worker: Worker) -> dict[str, Any]:
         "name": worker.name,
         "role": worker.role.value,
         "kind": worker.kind.value,
-        "state": worker.state.value,
+        "state": "draining" if worker.draining else worker.state.value,
         "reason": worker.reason or None,
     }

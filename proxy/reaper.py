@@ -37,7 +37,11 @@ class Reaper:
         if command.worker.kind is Kind.VLLM:
             self._done(command)  # it notices the closed connection; its lease expires by itself
             return
-        task = self._tasks.create_task(self._send(command), name=f"abort {command.wire_id}")
+        control = self._controls.get(command.worker.name)
+        if control is None:
+            self._done(command)  # it was removed
+            return
+        task = self._tasks.create_task(self._send(command, control), name=f"abort {command.wire_id}")
         self._pending.add(task)
         task.add_done_callback(self._pending.discard)
 
@@ -48,11 +52,11 @@ class Reaper:
             for task in late:
                 task.cancel()
 
-    async def _send(self, command: Abort) -> None:
+    async def _send(self, command: Abort, control: WorkerControl) -> None:
         try:
             for pause_s in (*PAUSES_S, None):
                 try:
-                    await self._controls[command.worker.name].abort(command.wire_id)
+                    await control.abort(command.wire_id)
                 except RefusedError:
                     return  # the process is gone, and what it held with it
                 except ControlError as error:

@@ -7,12 +7,14 @@ costs a parser step, a look at its last bytes and a write.
 from collections.abc import Callable, Sequence
 
 import httptools
+import msgspec
 
 from .answer import AnswerHead
 from .gate import EVENT_END, ChunkGate
 from .leg import Leg, LegOwner, fault_of
 from .routing.life import Failure, Fault
 from .upstream import Pool
+from .usage import NO_USAGE, USAGE, Usage, usage_at_end
 
 HELD_ANSWER_BYTES = 256 * 1024
 """An unstreamed answer up to this size is held until it is whole: its loss can be made good elsewhere."""
@@ -22,7 +24,7 @@ FINAL_EVENT = b"[DONE]\n\n"
 class RelayLeg(Leg):
     """Relays an answer."""
 
-    __slots__ = ("_body_expected", "_gate", "_sink", "_tail", "_waiting")
+    __slots__ = ("_body_expected", "_gate", "_sink", "_tail", "_usage_read", "_waiting", "events")
 
     def __init__(
         self, owner: LegOwner, pool: Pool, pieces: Sequence[bytes | memoryview], *, body_expected: bool = True
@@ -34,6 +36,9 @@ class RelayLeg(Leg):
         self._waiting = b""
         self._tail = b""
         self._body_expected = body_expected
+        self._usage_read = b""
+        self.events = 0
+        """Server-sent events that were relayed."""
 
     @property
     def relaying(self) -> bool:
@@ -48,6 +53,14 @@ class RelayLeg(Leg):
             return False
         return self._gate.mendable if self._gate is not None else head.ends_by_close
 
+    def usage(self) -> tuple[Usage, msgspec.Raw | None]:
+        """Return what the answer says of itself, as far as it is here."""
+        if self.head is None:
+            return NO_USAGE, None
+        if self.head.event_stream:
+            return usage_at_end(self._usage_read, event_stream=True)
+        return usage_at_end(self._waiting[len(self.head.raw) :] or self._usage_read, event_stream=False)
+
     def answer_bytes(self, lines: bytes) -> bytes:
         """Return the whole answer as it came, with header lines added."""
         assert self.head is not None
@@ -59,6 +72,8 @@ class RelayLeg(Leg):
         self._pieces = ()  # what was shown cannot be asked for again
         head = self.head.with_lines(lines)
         waiting, self._waiting = self._waiting, b""
+        self.events = waiting.count(b"\n\n")
+        self._usage_read = waiting
         if self.head.event_stream and self.head.chunked:
             self._gate = ChunkGate()
             waiting = self._gate.feed(waiting) + (self._gate.flush() if self._complete else b"")
@@ -83,6 +98,9 @@ class RelayLeg(Leg):
         if self.cancelled:
             self.fail(Failure(Fault.MALFORMED, "two answers to one request"))
             return
+        self.events += data.count(b"\n\n")
+        if USAGE in data:
+            self._usage_read = data
         gate = self._gate
         if gate is None:
             sink(data)

@@ -7,11 +7,13 @@ port cannot be had. Everything meant for people goes to standard error.
 
 import asyncio
 import contextlib
+import importlib
 import logging
 import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +23,31 @@ import uvloop
 
 from .admin import AdminApp, private_socket, serving_admin
 from .admin_relay import AdminRelay
-from .config import ProxyConfig, Timeouts, WorkerAddress
+from .admission_desk import AdmissionDesk
+from .config import ConfigError, ProxyConfig, Timeouts
 from .control import WorkerControl
+from .discovery.roster import Roster
+from .discovery.sources import discover, source_of
 from .exchange import Exchange
+from .fleet_keeper import FleetKeeper
 from .front import ClientConnection, Clients, Serving
 from .hub import Hub
 from .metrics import registry_of
+from .policy_watch import PolicyWatch, open_courses
 from .prober import Prober
 from .readiness import is_complete, is_ready
 from .reaper import Reaper
 from .request import ClientRequest
+from .routing.cache_use import CacheUse
+from .routing.courses import Courses
+from .routing.decision_log import DecisionLog
 from .routing.fleet import Fleet, Worker
 from .routing.life import Abort
-from .routing.router import POLICIES, Router
-from .upstream import Pool, TcpAddress, UnixAddress
+from .routing.load import WorkerFacts
+from .routing.router import Router
+from .routing.tenants import OPEN_HOUSE, Tenants
+from .tenant_file import read_tenant_file
+from .upstream import Pool, UnixAddress
 from .watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -67,10 +80,11 @@ class Messenger:
 class Proxy:
     """A running proxy."""
 
-    def __init__(self, hub: Hub, prober: Prober, reaper: Reaper) -> None:
+    def __init__(self, hub: Hub, prober: Prober, reaper: Reaper, keeper: FleetKeeper) -> None:
         self.hub = hub
         self.prober = prober
         self.reaper = reaper
+        self.keeper = keeper
         self.clients = Clients()
         self.host = hub.config.host
         self.port = hub.config.port
@@ -113,6 +127,7 @@ class Proxy:
     def close(self) -> None:
         """Drop what is left."""
         self.hub.watch.close()
+        self.hub.desk.close()
         for client in list(self.clients.open):
             client.transport.abort()
         for pool in (*self.hub.pools.values(), self.hub.admin_pool):
@@ -128,6 +143,7 @@ class Proxy:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
                 await self.clients.all_left()
+        self.hub.desk.turn_all_away()
         for exchange in list(self.hub.exchanges):
             exchange.shut_down()
         await self.reaper.settle(SETTLE_S)
@@ -137,51 +153,95 @@ class Proxy:
 
 @contextlib.asynccontextmanager
 async def running_proxy(config: ProxyConfig) -> AsyncIterator[Proxy]:
-    """Run a proxy in the current loop; leaving the context drains it, with the configured grace."""
+    """Run a proxy in the current loop; leaving the context drains it, with the configured grace.
+
+    Raises `ConfigError` for a file that the configuration names.
+    """
+    files = await asyncio.to_thread(_read_files, config, asyncio.get_running_loop().time())
     async with (
         private_socket() as (bound, path),
         aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
         asyncio.TaskGroup() as tasks,
     ):
-        proxy = _build(config, session, tasks, path)
-        app = AdminApp(proxy.hub, registry_of(proxy.hub, proxy.reaper)).application()
+        proxy = _build(config, files, session, tasks, path)
+        app = AdminApp(proxy.hub, proxy.keeper, registry_of(proxy.hub, proxy.reaper)).application()
         async with serving_admin(app, bound):
-            probes = proxy.prober.start(tasks)
+            for worker in config.workers:
+                proxy.keeper.add(worker)
+            sources = [source_of(settings, session) for settings in config.discovery]
+            listed = discover(sources, Roster(config.workers), proxy.keeper.told)
+            watch = proxy.hub.policy_watch.run()
+            background = [
+                tasks.create_task(listed, name="discover workers"),
+                tasks.create_task(watch, name="watch policy files"),
+            ]
             try:
                 await proxy.listen()
                 yield proxy
                 await proxy.drain(config.drain_grace_s)
             finally:
-                for probe in probes:
-                    probe.cancel()
+                for task in background:
+                    task.cancel()
+                proxy.keeper.stop()
                 proxy.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What the files say that a configuration names."""
+
+    tenants: Tenants
+    courses: Courses
+
+
+def _read_files(config: ProxyConfig, now: float) -> Files:
+    known = OPEN_HOUSE if config.tenants_file is None else read_tenant_file(Path(config.tenants_file))
+    if any(worker.kv_events is not None for worker in config.workers):
+        try:
+            importlib.import_module("zmq")
+        except ImportError as error:
+            raise ConfigError("workers: kv_events needs pyzmq: pip install pyzmq") from error
+    return Files(Tenants(known), open_courses(config, now))
+
+
 def _build(
-    config: ProxyConfig, session: aiohttp.ClientSession, tasks: asyncio.TaskGroup, admin_socket: Path
+    config: ProxyConfig,
+    files: Files,
+    session: aiohttp.ClientSession,
+    tasks: asyncio.TaskGroup,
+    admin_socket: Path,
 ) -> Proxy:
     loop = asyncio.get_running_loop()
-    fleet = Fleet(Worker(each.title, each.role, each.kind) for each in config.workers)
-    router = Router(fleet, POLICIES[config.policy](), config.limits.lost_attempts)
-    controls = {each.title: WorkerControl(each, session, config.probing) for each in config.workers}
-    prober = Prober(fleet, controls, config.probing)
+    courses = files.courses
+    fleet = Fleet(())
+    log = DecisionLog(config.explained_requests, lambda model: courses.of(model).version)
+    cache_use = CacheUse(courses)
+    router = Router(fleet, courses, config.limits.lost_attempts, (courses, log, cache_use), config.admission)
+    fleet.listeners.append(lambda worker, now: _describe(courses, worker))
+    controls: dict[str, WorkerControl] = {}
+    prober = Prober(fleet, controls, config.probing, tasks)
     reaper = Reaper(router, controls, tasks)
     hub = Hub(
         config=config,
         loop=loop,
         router=router,
-        pools={each.title: _pool(each, config, tasks) for each in config.workers},
+        desk=AdmissionDesk(router, loop),
+        courses=courses,
+        log=log,
+        cache_use=cache_use,
+        policy_watch=PolicyWatch(config, courses, log, fleet, loop.time),
+        tenants=files.tenants,
+        pools={},
         admin_pool=Pool(UnixAddress(admin_socket), tasks, connect_timeout_s=5.0, max_idle=64),
         watch=Watch(loop, _sweep_s(config.timeouts)),
         messages=Messenger(reaper, prober),
     )
-    return Proxy(hub, prober, reaper)
+    keeper = FleetKeeper(hub, prober, controls, session, tasks)
+    return Proxy(hub, prober, reaper, keeper)
 
 
-def _pool(worker: WorkerAddress, config: ProxyConfig, tasks: asyncio.TaskGroup) -> Pool:
-    address = TcpAddress(worker.host, worker.port)
-    timeout_s = config.timeouts.connect_s
-    return Pool(address, tasks, connect_timeout_s=timeout_s, max_idle=config.limits.idle_connections)
+def _describe(courses: Courses, worker: Worker) -> None:
+    courses.describe(worker, WorkerFacts(kv_tokens_capacity=worker.sighting.kv_tokens_capacity))
 
 
 def _sweep_s(timeouts: Timeouts) -> float:
@@ -214,7 +274,7 @@ async def _serve(config: ProxyConfig) -> str | None:
             await stop.wait()
             reporter.cancel()
             logger.info("draining: answers under way have %g s", config.drain_grace_s)
-    except* ListenError as errors:
+    except* (ListenError, ConfigError) as errors:
         failure = str(errors.exceptions[0])
     logger.info("stopped")
     return failure

@@ -18,6 +18,8 @@ API_KEY = b"authorization"
 PRIORITY = b"x-baton-priority"
 QUEUE_TIMEOUT_MS = b"x-baton-queue-timeout-ms"
 _NAMES = frozenset((API_KEY, PRIORITY, QUEUE_TIMEOUT_MS))
+_LENGTHS = frozenset(map(len, _NAMES))
+"""Most headers are told apart by their names' lengths."""
 _BEARER = b"bearer "
 _LONGEST_NUMBER = 9
 
@@ -33,7 +35,7 @@ def read_terms(headers: Iterable[tuple[bytes, bytes]], tenants: Tenants) -> Term
     """Return the terms that a request waits under. Raises `BodyError` with a 401 or a 400."""
     given: dict[bytes, bytes] = {}
     for name, value in headers:
-        if (key := name.lower()) in _NAMES:
+        if len(name) in _LENGTHS and (key := name.lower()) in _NAMES:
             given.setdefault(key, value)
     priority = _integer(given, PRIORITY)
     timeout_ms = _integer(given, QUEUE_TIMEOUT_MS)

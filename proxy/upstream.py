@@ -126,6 +126,9 @@ class Pool:
                 connection.rider = rider
                 rider.connected(connection)
                 return
+        if self._closed:
+            self._soon(self._tell, rider, "the worker was removed")
+            return
         self._tasks.create_task(self._connect(rider), name=f"connect to {self.address}")
 
     def keep(self, connection: Connection) -> None:

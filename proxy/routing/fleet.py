@@ -7,7 +7,7 @@ No I/O and no clock: the prober and the exchanges report what they saw with the 
 """
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 COOLING_AFTER_FAILURES = 3
@@ -64,6 +64,8 @@ class Sighting:
     """Fresh for every process; empty for kinds that do not tell."""
     kv: KvAddress | None = None
     max_model_len: int | None = None
+    kv_tokens_capacity: int | None = None
+    """Size of its KV pool."""
 
 
 @dataclass(slots=True, eq=False)
@@ -88,6 +90,13 @@ class Worker:
     """Failures in a row, of requests."""
     missed_probes: int = 0
     cooling_until: float = 0.0
+    draining: bool = False
+    """It is to end what it has, and gets nothing new."""
+
+    @property
+    def in_rotation(self) -> bool:
+        """Whether it may be sent requests."""
+        return self.state is WorkerState.READY and not self.draining
 
     @property
     def prefills(self) -> bool:
@@ -115,6 +124,10 @@ class Fleet:
         self.workers = {worker.name: worker for worker in workers}
         self._pools: dict[str, ModelPool] = {}
         self._shaken: dict[tuple[str, str], tuple[str, str]] = {}
+        self.listeners: list[Callable[[Worker, float], None]] = []
+        """Told, with the time, of a worker that enters or leaves the rotation or that changes within it."""
+        self.on_restart: list[Callable[[Worker], None]] = []
+        """Told of a worker that is, or may be, a new process."""
 
     @property
     def models(self) -> frozenset[str]:
@@ -124,6 +137,27 @@ class Fleet:
     def pool(self, model: str) -> ModelPool:
         """Return the ready workers of `model`; an empty pool when it is unknown."""
         return self._pools.get(model) or ModelPool()
+
+    # --- who is listed
+
+    def add(self, worker: Worker) -> None:
+        """A worker is listed, under a name that nobody has."""
+        assert worker.name not in self.workers, worker.name
+        self.workers[worker.name] = worker
+
+    def drain(self, worker: Worker, now: float) -> None:
+        """Send it nothing new."""
+        if not worker.draining:
+            worker.draining = True
+            self._rotation_changed(worker, now)
+
+    def remove(self, worker: Worker, now: float) -> None:
+        """It is not listed any more. What it held is gone."""
+        self.unreachable(worker, "removed", now)
+        del self.workers[worker.name]
+        self._shaken = {pair: seen for pair, seen in self._shaken.items() if worker.name not in pair}
+        for tell in self.on_restart:
+            tell(worker)
 
     # --- pairs
 
@@ -164,14 +198,18 @@ class Fleet:
         """A probe was answered. A ready worker that is new or was restarted has to shake hands first."""
         restarted = seen.incarnation != worker.sighting.incarnation
         worker.missed_probes = 0
+        resized = seen.kv_tokens_capacity != worker.sighting.kv_tokens_capacity
         changed = seen.models != worker.sighting.models
         worker.sighting = seen
+        if restarted or (not seen.incarnation and worker.state is WorkerState.DOWN):
+            for tell in self.on_restart:
+                tell(worker)
         if not seen.ready:
             self._enter(worker, WorkerState.LOADING, seen.reason, now)
         elif restarted or worker.state is not WorkerState.READY:
             self._enter(worker, WorkerState.JOINING, "shaking hands", now)
-        elif changed:
-            self._rebuild()
+        elif changed or resized:
+            self._rotation_changed(worker, now)
 
     def joined(self, worker: Worker, now: float) -> None:
         """Its handshakes were all tried: a worker that is still joining enters rotation."""
@@ -197,15 +235,20 @@ class Fleet:
         rotation_changes = WorkerState.READY in (worker.state, state)
         worker.state = state
         worker.since = now
-        if rotation_changes:
-            self._rebuild()
+        if rotation_changes and not worker.draining:
+            self._rotation_changed(worker, now)
+
+    def _rotation_changed(self, worker: Worker, now: float) -> None:
+        self._rebuild()
+        for tell in self.listeners:
+            tell(worker, now)
 
     def _rebuild(self) -> None:
         pools = {model: ModelPool() for model in self._pools}
         for worker in self.workers.values():
             for model in worker.sighting.models:
                 pool = pools.setdefault(model, ModelPool())
-                if worker.state is WorkerState.READY:
+                if worker.in_rotation:
                     if worker.prefills:
                         pool.prefill.append(worker)
                     if worker.decodes:

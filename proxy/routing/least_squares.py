@@ -9,7 +9,7 @@ No clock, no I/O; `rates` gives the coefficients their meaning.
 
 from collections.abc import Sequence
 from itertools import combinations
-from math import isfinite
+from math import inf, isfinite
 
 Matrix = list[list[float]]
 Vector = list[float]
@@ -21,13 +21,18 @@ LARGEST_RATIO = 1e4
 _LASTING_PRIOR = 1e-3
 _SMALLEST_EXPECTED = 1e-3
 
+SETTLED = 32.0
+"""A fit that rests on so many observations moves little with each one more,"""
+SOLVED_EVERY = 8
+"""and is solved again after so many of them: solving is most of what an observation costs."""
+
 
 class DecayedFit:
     """Seconds as a non-negative combination of features; what is fitted are the ratios to the prior."""
 
     __slots__ = (
-        "_error", "_memory", "_moments", "_prior_weight", "_ratios", "_targets", "_weight", "coefficients",
-        "prior",
+        "_error", "_memory", "_moments", "_prior_weight", "_ratios", "_targets", "_unsolved", "_weight",
+        "coefficients", "prior",
     )  # fmt: skip
 
     def __init__(self, prior: Sequence[float], *, memory: float, prior_weight: float) -> None:
@@ -44,6 +49,7 @@ class DecayedFit:
         self._moments = [[0.0] * size for _ in range(size)]
         self._targets = [0.0] * size
         self._weight = 0.0
+        self._unsolved = 0
         self._error = 0.0
 
     @property
@@ -66,28 +72,34 @@ class DecayedFit:
         """Learn that `features` (none negative, not all 0) took `seconds`."""
         if not (isfinite(seconds) and seconds >= 0.0):
             raise ValueError(f"{seconds} is no duration")
-        if not all(isfinite(feature) and feature >= 0.0 for feature in features):
-            raise ValueError(f"features {list(features)} are not all finite and at least 0")
-        by_prior = [feature * value for feature, value in zip(features, self.prior, strict=True)]
-        expected = max(self.predict(features), _SMALLEST_EXPECTED * sum(by_prior))
+        by_prior: list[float] = []
+        scale = expected = 0.0
+        for feature, value, coefficient in zip(features, self.prior, self.coefficients, strict=True):
+            if not 0.0 <= feature < inf:
+                raise ValueError(f"features {list(features)} are not all finite and at least 0")
+            by_prior.append(feature * value)
+            scale += feature * value
+            expected += feature * coefficient
+        expected = max(expected, _SMALLEST_EXPECTED * scale)
         counted = min(seconds, SURPRISE * expected)
         self._error = self._error * self._memory + abs(counted / expected - 1.0)
         self._weight = self._weight * self._memory + 1.0
         self._prior_weight *= self._memory
         # Fixed weights, the prior's prediction: weights that move with the fit would bias it.
-        scale = sum(by_prior)
         self._accumulate([part / scale for part in by_prior], counted / scale)
-        self._ratios = self._solve()
-        self.coefficients = tuple(
-            ratio * value for ratio, value in zip(self._ratios, self.prior, strict=True)
-        )
+        self._unsolved += 1
+        if self._weight < SETTLED or self._unsolved >= SOLVED_EVERY:
+            self._unsolved = 0
+            self._ratios = self._solve()
+            self.coefficients = tuple(
+                ratio * value for ratio, value in zip(self._ratios, self.prior, strict=True)
+            )
 
     def _accumulate(self, shares: Vector, outcome: float) -> None:
-        for i, share in enumerate(shares):
-            row = self._moments[i]
-            for j, other in enumerate(shares):
-                row[j] = row[j] * self._memory + share * other
-            self._targets[i] = self._targets[i] * self._memory + share * outcome
+        memory, targets = self._memory, self._targets
+        for i, (row, share) in enumerate(zip(self._moments, shares, strict=True)):
+            row[:] = [old * memory + share * other for old, other in zip(row, shares, strict=True)]
+            targets[i] = targets[i] * memory + share * outcome
 
     def _solve(self) -> Vector:
         pull = self._prior_weight + _LASTING_PRIOR

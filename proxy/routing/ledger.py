@@ -122,6 +122,10 @@ class Ledger:
         """Return how many handles are in each state."""
         return Counter(entry.state for entry in self._entries.values())
 
+    def holds_for(self, prefill: str) -> bool:
+        """Whether a prefill worker holds KV that is not pulled or released."""
+        return any(entry.prefill == prefill for entry in self._entries.values())
+
     def outstanding_tokens(self) -> Counter[str]:
         """Return the prompt tokens whose KV each prefill worker holds for somebody."""
         held: Counter[str] = Counter()

@@ -1,13 +1,14 @@
 """One request, from its first leg to its last byte, with no I/O: events in, commands out.
 
-    start            choose a pair                                  -> SendPrefill | SendDecode | Refuse
+    start            admitted, with a pair                          -> SendPrefill | SendDecode
+    refused          not admitted                                   -> (done)
     prefill answers  its KV is advertised                           -> SendDecode
     decode answers   its head and first bytes are here              -> Relay
     stream ends      decode has acknowledged the KV to prefill      -> (done)
 
-A leg that fails before the first byte is tried on another worker. When it was the decode leg, prefill is done
-again, since the KV may be read or freed by now. A worker's final 4xx goes to the client as it is. Whatever
-may still hold work or KV for the request is told so by an explicit `Abort`.
+A leg that fails before the first byte is tried on another worker, to which its decode slot moves. When it was
+the decode leg, prefill is done again, since the KV may be read or freed by now. A worker's final 4xx goes to
+the client as it is. Whatever may still hold work or KV for the request is told so by an explicit `Abort`.
 """
 
 import enum
@@ -15,9 +16,11 @@ from dataclasses import dataclass
 
 from .fleet import Worker
 from .ledger import HandoverEvent
+from .observer import Leg
 from .policy import Decision
 from .router import Outcome, Router
-from .view import RequestView
+from .ticket import Ticket
+from .verdict import RefusalReason
 
 
 class Phase(enum.Enum):
@@ -94,8 +97,8 @@ class Refuse:
     """Give the client an error of the proxy's own."""
 
     outcome: Outcome
-    failure: Failure | None
-    """The last leg's failure; None when no worker could be asked."""
+    failure: Failure
+    """The last leg's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +135,12 @@ class RequestLife:
 
     __slots__ = (
         "_attempt", "_kv_held", "_lost", "_outcome", "_prefilling",
-        "decision", "phase", "request", "router", "wire_id",
+        "decision", "phase", "request", "router", "ticket", "wire_id",
     )  # fmt: skip
 
-    def __init__(self, request: RequestView, router: Router) -> None:
-        self.request = request
+    def __init__(self, ticket: Ticket, router: Router) -> None:
+        self.ticket = ticket
+        self.request = ticket.request
         self.router = router
         self.phase = Phase.NEW
         self.decision: Decision | None = None
@@ -150,11 +154,17 @@ class RequestLife:
 
     # --- events
 
-    def start(self, now: float) -> list[Command]:
-        """The request is complete and well-formed."""
+    def start(self, now: float, decision: Decision) -> list[Command]:
+        """The request was admitted, and its decode slot granted."""
         assert self.phase is Phase.NEW, self.phase
         self.wire_id = self.router.ids.claim(self.request.request_id)
-        return self._choose(now, None)
+        return self._enter(decision, now)
+
+    def refused(self, reason: RefusalReason) -> None:
+        """The request was not admitted."""
+        assert self.phase is Phase.NEW, self.phase
+        unserved = reason is RefusalReason.NO_WORKERS
+        self._end_unstarted(Outcome.UNAVAILABLE if unserved else Outcome.OVERLOADED)
 
     def prefill_answered(self, *, with_kv: bool, tokens: int | None) -> list[Command]:
         """Prefill is done; `tokens` are the prompt tokens whose KV it offers, if it tells."""
@@ -199,7 +209,7 @@ class RequestLife:
         leg = self.phase.value
         commands = self._blame(failure, now)
         self._lost += failure.fault in DEADLY or failure.after_loss
-        retried = self._choose(now, failure)
+        retried = self._try_elsewhere(failure, now)
         if not isinstance(retried[0], Refuse | RelayLastAnswer):
             self.router.counts.retries[leg] += 1
         return commands + retried
@@ -224,48 +234,45 @@ class RequestLife:
 
     def client_gone(self) -> list[Command]:
         """Nobody waits for the answer any more."""
-        assert self.phase is not Phase.NEW, "a request that was not started has nothing to give back"
         if self.phase is Phase.DONE:
+            return NOTHING
+        if self.phase is Phase.NEW:
+            self._end_unstarted(Outcome.CANCELLED)
             return NOTHING
         return self._abort_both() + self._finish(Outcome.CANCELLED)
 
     # --- choosing
 
-    def _choose(self, now: float, failure: Failure | None) -> list[Command]:
+    def _try_elsewhere(self, failure: Failure, now: float) -> list[Command]:
         if self._lost >= self.router.max_lost_attempts:
             return self._give_up(failure)
-        decision = self.router.policy.decide(self.request, self.router.fleet, now)
+        decision = self.router.admission.replace(self.ticket, now)
         if decision is None:
             return self._give_up(failure)
-        if failure is not None:
-            self._attempt += 1
-            self.router.ids.release(self.wire_id)
-            self.wire_id = self.router.ids.claim(f"{self.request.request_id}-retry{self._attempt}")
+        self._attempt += 1
+        self.router.ids.release(self.wire_id)
+        self.wire_id = self.router.ids.claim(f"{self.request.request_id}-retry{self._attempt}")
+        return self._enter(decision, now)
+
+    def _enter(self, decision: Decision, now: float) -> list[Command]:
         self.decision = decision
-        decode = decision.decode
-        decode.decode_requests += 1
-        decode.decode_tokens += self._decode_tokens
-        if decision.prefill is None:
+        prefill = decision.prefill
+        if prefill is None:
             self.router.counts.decode_alone += 1
             self.phase = Phase.DECODE
-            return [SendDecode(decode, self.wire_id, False)]
-        self._enter_prefill(decision.prefill, now)
-        return [SendPrefill(decision.prefill, self.wire_id)]
-
-    def _enter_prefill(self, prefill: Worker, now: float) -> None:
+            return [SendDecode(decision.decode, self.wire_id, False)]
         tokens = self.request.prompt_tokens
-        prefill.prefill_requests += 1
-        prefill.prefill_tokens += tokens
         self.router.ledger.create(self.wire_id, prefill=prefill.name, tokens=tokens, now=now)
         self._prefilling = self._kv_held = True
         self.phase = Phase.PREFILL
+        return [SendPrefill(prefill, self.wire_id)]
 
-    def _give_up(self, failure: Failure | None) -> list[Command]:
-        if failure is not None and failure.fault in ANSWERED:
+    def _give_up(self, failure: Failure) -> list[Command]:
+        if failure.fault in ANSWERED:
             last: Command = RelayLastAnswer()
             outcome = Outcome.UNAVAILABLE if failure.fault is Fault.BUSY else Outcome.FAILED
         else:
-            unavailable = failure is None or failure.fault is Fault.UNREACHABLE
+            unavailable = failure.fault is Fault.UNREACHABLE
             outcome = Outcome.UNAVAILABLE if unavailable else Outcome.FAILED
             last = Refuse(outcome, failure)
         self._finish(outcome)
@@ -281,6 +288,7 @@ class RequestLife:
         assert worker is not None
         (self.request.tried_prefill if prefilled else self.request.tried_decode).add(worker.name)
         commands: list[Command] = []
+        self.router.failed(self.request, Leg.PREFILL if prefilled else Leg.DECODE, now)
         if failure.fault is Fault.UNREACHABLE:
             self.router.fleet.unreachable(worker, failure.detail, now)
         elif failure.fault is not Fault.BUSY:
@@ -318,14 +326,12 @@ class RequestLife:
         return Abort(worker, self.wire_id, releases)
 
     def _leave_prefill(self, decision: Decision) -> None:
-        if self._prefilling and decision.prefill is not None:
+        if self._prefilling:
             self._prefilling = False
-            decision.prefill.prefill_requests -= 1
-            decision.prefill.prefill_tokens -= self.request.prompt_tokens
+            self.router.prefill_done(self.request, decision)
 
     def _leave_decode(self, decision: Decision) -> None:
-        decision.decode.decode_requests -= 1
-        decision.decode.decode_tokens -= self._decode_tokens
+        self.router.decode_done(self.request, decision)
         self.decision = None
 
     def _finish(self, outcome: Outcome) -> list[Command]:
@@ -338,13 +344,13 @@ class RequestLife:
         self.phase = Phase.DONE
         return NOTHING
 
+    def _end_unstarted(self, outcome: Outcome) -> None:
+        self._count(outcome)
+        self.phase = Phase.DONE
+
     def _count(self, outcome: Outcome) -> None:
         self.router.counts.outcomes[outcome] += 1
 
     def _decided(self) -> Decision:
         assert self.decision is not None, f"no workers in {self.phase}"
         return self.decision
-
-    @property
-    def _decode_tokens(self) -> int:
-        return self.request.prompt_tokens + self.request.output_tokens

@@ -188,8 +188,9 @@ class Load:
         columns.uncached_tokens[row] = queue.uncached_tokens
         columns.base_s[row], columns.token_s[row], columns.pair_s[row] = fit.coefficients
         columns.ready[row] = queue.clear_at if len(queue) else columns.token_s[row] - LATE_S
-        for order in self.prefill.orders:
-            order.moved(row, columns.ready[row])
+        if columns.orders:
+            for order in columns.orders:
+                order.moved(row, columns.ready[row])
 
     def _weigh_decode(self, row: int) -> None:
         columns = self.decode
@@ -202,8 +203,9 @@ class Load:
         columns.capacity_tokens[row] = inf if capacity is None else capacity
         full = columns.reserved_tokens[row] >= columns.capacity_tokens[row]
         columns.ready[row] = columns.step_with_one_more_s[row] + (LATE_S if full else 0.0)
-        for order in self.decode.orders:
-            order.moved(row, columns.ready[row])
+        if columns.orders:
+            for order in columns.orders:
+                order.moved(row, columns.ready[row])
 
     def _padded(self, row: int, rows: int) -> int:
         sizes = self._facts[row].captured_batch_sizes

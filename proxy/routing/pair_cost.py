@@ -28,7 +28,7 @@ import msgspec
 from .fleet import Fleet, Kind, Worker
 from .memory import IndexConfig, RoutingMemory
 from .policy import Decision
-from .pools import LegView, PoolViews
+from .pools import EXACT, LegView, PoolViews
 from .prefix_index import PrefixMatch
 from .prices import DecodePrices, PrefillPrices, Scales
 from .rates import RateConfig
@@ -36,8 +36,6 @@ from .view import RequestView
 from .why import Row, Why
 
 TERMS = ("wait", "prefill", "transfer", "decode_wait", "step", "interference", "doubt", "cost")
-EXACT = 16
-"""A leg of up to so many workers is priced and explained whole."""
 LIKELY = 8
 """Of a larger one, so many that are ready first are;"""
 LEVELS = 8

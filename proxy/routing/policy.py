@@ -1,7 +1,7 @@
 """The interface of a routing policy, and the filter that all policies share.
 
 A policy is a small class with one method. It may keep state of its own (a counter, an index) but does no I/O
-and reads no clock. A new policy is one file, one test, and one line in `router.POLICIES`.
+and reads no clock. A new policy is one file, one test, and its settings in `policy_file.py`.
 """
 
 from collections.abc import Sequence

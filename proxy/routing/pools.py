@@ -14,6 +14,8 @@ from .load import DecodeColumns, PrefillColumns
 from .memory import RoutingMemory
 from .ready_order import ReadyOrder
 
+EXACT = 16
+"""A leg of up to so many workers is priced and explained whole."""
 T = TypeVar("T")
 Gather = Callable[[Sequence[T]], tuple[T, ...]]
 
@@ -34,7 +36,7 @@ class LegView:
     place_of: tuple[int, ...]
     """For each bit, the place in the pool of the worker whose it is; 0 for those of other workers."""
     order: ReadyOrder
-    """The workers by when they are ready for more."""
+    """The workers by when they are ready for more; kept up to date for legs of more than `EXACT`."""
     ready: list[float]
     """The column of the load behind that order."""
     newest_since: float
@@ -85,7 +87,8 @@ class PoolViews:
         places = {bit.bit_length() - 1: place for place, bit in enumerate(bits)}
         group_of, groups = self._groups(names, rows)
         order = ReadyOrder(rows, columns.ready)
-        columns.orders.add(order)
+        if len(rows) > EXACT:
+            columns.orders.add(order)
         return LegView(
             tuple(workers),
             tuple(rows),

@@ -1,21 +1,20 @@
-"""Everything that routing remembers in one proxy: fleet, policy, hand-over ledger, ids, outcomes."""
+"""Everything that routing remembers in one proxy: fleet, policy, admission, KV hand-overs, ids, outcomes."""
 
 import enum
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from .admission import Admission
+from .admission_config import AdmissionConfig
 from .fleet import Fleet
 from .ids import RequestIds
-from .least_tokens import LeastTokens
 from .ledger import Ledger
-from .policy import Policy
-from .round_robin import RoundRobin
+from .observer import Leg, Observer
+from .policy import Decision, Policy
+from .policy_file import DEFAULTS
+from .view import RequestView
 
-POLICIES: dict[str, Callable[[], Policy]] = {
-    "round_robin": RoundRobin,
-    "least_tokens": LeastTokens,
-}
-"""Policies by the name that a configuration gives."""
+POLICIES = tuple(DEFAULTS)
+"""Policies by the name that a configuration may give."""
 
 
 class Outcome(enum.Enum):
@@ -28,6 +27,8 @@ class Outcome(enum.Enum):
     """A worker found fault with the request (4xx)."""
     UNAVAILABLE = "unavailable"
     """No worker could take it."""
+    OVERLOADED = "overloaded"
+    """No worker had room for it in time."""
     FAILED = "failed"
     """Every worker that was asked failed."""
     BROKEN = "broken"
@@ -57,6 +58,49 @@ class Router:
     policy: Policy
     max_lost_attempts: int = 3
     """A request whose worker died or hung this often is not tried again: it may be what kills them."""
+    observers: tuple[Observer, ...] = ()
+    """Told of what happens to each request after it was decided."""
+    admission_config: AdmissionConfig = field(default_factory=AdmissionConfig)
     ledger: Ledger = field(default_factory=Ledger)
     ids: RequestIds = field(default_factory=RequestIds)
     counts: RoutingCounts = field(default_factory=RoutingCounts)
+    admission: Admission = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.admission = Admission(self.admission_config, self.choose)
+        self.fleet.on_restart += [observer.restarted for observer in self.observers]
+
+    def choose(self, request: RequestView, now: float) -> Decision | None:
+        """Have the policy choose, and book the work on whom it chose: the next choice sees it."""
+        decision = self.policy.decide(request, self.fleet, now)
+        if decision is not None:
+            decision.decode.decode_requests += 1
+            decision.decode.decode_tokens += request.prompt_tokens + request.output_tokens
+            if decision.prefill is not None:
+                decision.prefill.prefill_requests += 1
+                decision.prefill.prefill_tokens += request.prompt_tokens
+            for observer in self.observers:
+                observer.dispatched(request, decision, now)
+        return decision
+
+    def failed(self, request: RequestView, leg: Leg, now: float) -> None:
+        """Tell that a leg failed before the first byte."""
+        for observer in self.observers:
+            observer.failed(request, leg, now)
+
+    def unbook(self, request: RequestView, decision: Decision, now: float) -> None:
+        """Take a choice that is not carried out off the books."""
+        self.failed(request, Leg.DECODE, now)
+        self.prefill_done(request, decision)
+        self.decode_done(request, decision)
+
+    def prefill_done(self, request: RequestView, decision: Decision) -> None:
+        """Take the prefill leg off the books, if there was one: once for each choice."""
+        if decision.prefill is not None:
+            decision.prefill.prefill_requests -= 1
+            decision.prefill.prefill_tokens -= request.prompt_tokens
+
+    def decode_done(self, request: RequestView, decision: Decision) -> None:
+        """Take the decode leg off the books: once for each choice."""
+        decision.decode.decode_requests -= 1
+        decision.decode.decode_tokens -= request.prompt_tokens + request.output_tokens

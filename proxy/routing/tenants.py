@@ -95,13 +95,26 @@ class Tenants:
     def __init__(self, config: TenantsConfig) -> None:
         self._config = config
         self._keys = {key.sha256: key for key in config.keys}
+        self._usual: dict[str | None, Terms] = {}
+        """Of requests without a priority or a wait of their own, by the digest of their key."""
 
     def terms(self, key: bytes | None, *, priority: int | None, max_wait_s: float | None) -> Terms:
         """Return the terms of a request with this API key that asks for `priority` and `max_wait_s`.
 
         Raises `UnknownKeyError`. More than the tenant may have is cut down to what it may.
         """
-        name, default = self._find(key)
+        digest = None if key is None or not self._keys else hashlib.sha256(key).hexdigest()
+        if priority is None and max_wait_s is None and (usual := self._usual.get(digest)) is not None:
+            return usual
+        terms = self._cut(key is None, digest, priority, max_wait_s)
+        if priority is None and max_wait_s is None:
+            self._usual[digest] = terms  # at most one for each key that is listed
+        return terms
+
+    def _cut(
+        self, keyless: bool, digest: str | None, priority: int | None, max_wait_s: float | None
+    ) -> Terms:
+        name, default = self._find(keyless, digest)
         tenant = self._config.tenants[name]
         asked = default if priority is None else priority
         waits = [wait for wait in (max_wait_s, tenant.max_wait_s) if wait is not None]
@@ -113,13 +126,13 @@ class Tenants:
             tenant_queued_requests=tenant.queued_requests,
         )
 
-    def _find(self, key: bytes | None) -> tuple[str, int]:
+    def _find(self, keyless: bool, digest: str | None) -> tuple[str, int]:
         config = self._config
-        known = None if key is None else self._keys.get(hashlib.sha256(key).hexdigest())
+        known = None if digest is None else self._keys.get(digest)
         if known is not None:
             default = config.tenants[known.tenant].priority if known.priority is None else known.priority
             return known.tenant, default
         # A key that opens nothing is a mistake to be told, unless there are no keys to get wrong.
-        if config.anonymous is not None and (key is None or not self._keys):
+        if config.anonymous is not None and (keyless or not self._keys):
             return config.anonymous, config.tenants[config.anonymous].priority
-        raise UnknownKeyError("an API key is required" if key is None else "the API key is not known")
+        raise UnknownKeyError("an API key is required" if keyless else "the API key is not known")

@@ -49,7 +49,7 @@ def test_a_proxy_without_workers_says_so() -> None:
     done = baton("proxy")
 
     assert done.returncode == 2
-    assert "missing required field `workers`" in done.stderr
+    assert "workers: at least one is needed" in done.stderr
 
 
 def test_a_bad_key_of_a_proxy_file_is_named(tmp_path: Path) -> None:

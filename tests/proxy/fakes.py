@@ -11,6 +11,8 @@ from typing import Any
 
 import httptools
 
+from baton.proxy.kv_event_source import KvEventAddress
+
 MODEL = "demo"
 KV_FIELDS = {
     "do_remote_prefill": True,
@@ -174,6 +176,8 @@ class FakeWorker:
     port: int = 0
     ready: bool = True
     shakes: bool = True
+    kv_tokens_capacity: int | None = None
+    kv_events: KvEventAddress | None = None
     usual: Behaviour = decodes
     next: deque[Behaviour] = field(default_factory=deque)
     requests: list[Request] = field(default_factory=list)
@@ -271,6 +275,7 @@ class FakeWorker:
             "kv": {"host": "127.0.0.1", "port": 5600},
             "peers": [],
             "max_model_len": 4096,
+            "kv_tokens_capacity": self.kv_tokens_capacity,
         }
         await connection.answer(200, json.dumps(report).encode())
 

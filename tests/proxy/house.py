@@ -52,6 +52,9 @@ class House:
         assert len(router.ledger) == 0
         assert len(router.ids) == 0
         assert not self.proxy.hub.exchanges
+        admission = router.admission
+        assert (len(admission.slots), admission.slots.held_tokens, admission.waiting) == (0, 0, 0)
+        assert admission.problems() == []
         for worker in router.fleet.workers.values():
             load = (
                 worker.prefill_tokens,
@@ -68,7 +71,10 @@ async def housed(*workers: FakeWorker, waits: bool = True, **settings: Any) -> A
     for worker in workers:
         await worker.start()
     addresses = tuple(
-        WorkerAddress(url=worker.url, role=Role(worker.role), kind=Kind(worker.kind)) for worker in workers
+        WorkerAddress(
+            url=worker.url, role=Role(worker.role), kind=Kind(worker.kind), kv_events=worker.kv_events
+        )
+        for worker in workers
     )
     settings = {"probing": QUICK, "drain_grace_s": 1.0} | settings
     config = ProxyConfig(workers=addresses, port=0, **settings)

@@ -37,8 +37,8 @@ def test_a_worker_without_a_name_goes_by_its_address(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("workers: []", "$.workers"),
-        ("host: x", "missing required field `workers`"),
+        ("workers: []", "workers: at least one is needed"),
+        ("host: x", "workers: at least one is needed"),
         ("workers: [{url: 'http://h:1', role: cook}]", "$.workers[0].role"),
         ("workers: [{url: 'http://h:1', role: decode, weight: 3}]", "weight` - at `$.workers[0]"),
         ("workers: [{url: 'https://h:1', role: decode}]", "http://host:port"),

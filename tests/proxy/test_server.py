@@ -97,3 +97,17 @@ async def test_it_loads_no_tensor_library() -> None:
     out, errors = await child.communicate()
 
     assert (out.strip(), errors) == (b"[]", b"")
+
+
+async def test_a_policy_file_that_cannot_be_used_is_one_clear_line_and_a_failure(tmp_path: Path) -> None:
+    policy, fleet = tmp_path / "policy.yaml", tmp_path / "fleet.yaml"
+    config = {"policy": str(policy), "workers": [{"url": "http://127.0.0.1:1", "role": "decode"}]}
+    await asyncio.to_thread(policy.write_text, "policy: pair_cost\nscales: {wait: -1}\n")
+    await asyncio.to_thread(fleet.write_text, yaml.safe_dump(config))
+    child = await python(RUN, str(fleet))
+    out, errors = await child.communicate()
+
+    assert child.returncode == 1
+    line = json.loads(out)
+    assert (line["event"], "scales.wait" in line["message"]) == ("fatal", True)
+    assert b"Traceback" not in errors

@@ -7,6 +7,7 @@ from baton.proxy.routing.ledger import HandoverEvent
 from baton.proxy.routing.life import (
     NOTHING,
     Abort,
+    Command,
     Failure,
     Fault,
     Probe,
@@ -20,6 +21,10 @@ from baton.proxy.routing.life import (
 )
 from baton.proxy.routing.round_robin import RoundRobin
 from baton.proxy.routing.router import Outcome, Router
+from baton.proxy.routing.tenants import Terms
+from baton.proxy.routing.ticket import Ticket
+from baton.proxy.routing.verdict import RefusalReason, Start
+from baton.proxy.routing.verdict import Refuse as TurnAway
 from baton.proxy.routing.view import RequestView
 
 LOST = Failure(Fault.LOST, "reset")
@@ -45,12 +50,27 @@ def ready(fleet: Fleet, now: float = 0.0) -> Fleet:
 
 def router_of(*names: str) -> Router:
     roles = {"p": Role.PREFILL, "d": Role.DECODE}
-    return Router(ready(Fleet(Worker(name, roles[name[0]]) for name in names)), RoundRobin())
+    return offered(Router(ready(Fleet(Worker(name, roles[name[0]]) for name in names)), RoundRobin()))
+
+
+def offered(router: Router) -> Router:
+    """Have admission know the workers that are ready."""
+    for worker in router.fleet.workers.values():
+        if worker.decodes and worker.state is WorkerState.READY:
+            router.admission.offer(worker.name, worker.sighting.models, None, 0.0)
+    return router
 
 
 def life_of(router: Router, **fields: object) -> RequestLife:
     view = RequestView(request_id="r", model="m", prompt_tokens=10, output_tokens=5, **fields)  # type: ignore[arg-type]
-    return RequestLife(view, router)
+    return RequestLife(Ticket(view, Terms(tenant="t")), router)
+
+
+def start(life: RequestLife, now: float) -> list[Command]:
+    """Have the request admitted, and begin."""
+    [verdict] = life.router.admission.submit(life.ticket, now)
+    assert isinstance(verdict, Start)
+    return life.start(now, verdict.decision)
 
 
 def confirm(router: Router, commands: list[object]) -> None:
@@ -62,7 +82,10 @@ def confirm(router: Router, commands: list[object]) -> None:
             router.ids.release(command.wire_id)
 
 
-def assert_nothing_held(router: Router) -> None:
+def assert_nothing_held(router: Router, life: RequestLife | None = None) -> None:
+    if life is not None:
+        router.admission.release(life.ticket, 0.0)
+        assert (router.admission.slots.held_tokens, router.admission.problems()) == (0, [])
     assert (len(router.ledger), len(router.ids)) == (0, 0)
     for worker in router.fleet.workers.values():
         assert (worker.prefill_tokens, worker.decode_tokens) == (0, 0)
@@ -74,13 +97,13 @@ def test_a_request_is_prefilled_decoded_and_relayed() -> None:
     p1, d1 = router.fleet.workers.values()
     life = life_of(router)
 
-    assert life.start(0.0) == [SendPrefill(p1, "r")]
+    assert start(life, 0.0) == [SendPrefill(p1, "r")]
     assert life.prefill_answered(with_kv=True, tokens=12) == [SendDecode(d1, "r", with_kv=True)]
     assert router.ledger.outstanding_tokens() == {"p1": 12}
     assert life.decode_answered() == [Relay()]
     assert life.stream_ended() == NOTHING
     assert router.counts.outcomes[Outcome.SERVED] == 1
-    assert_nothing_held(router)
+    assert_nothing_held(router, life)
 
 
 def test_both_workers_count_the_request_from_the_decision_on() -> None:
@@ -88,7 +111,7 @@ def test_both_workers_count_the_request_from_the_decision_on() -> None:
     p1, d1 = router.fleet.workers.values()
     life = life_of(router)
 
-    life.start(0.0)
+    start(life, 0.0)
     assert (p1.prefill_tokens, d1.decode_tokens) == (10, 15)
     life.prefill_answered(with_kv=True, tokens=12)
     assert (p1.prefill_tokens, d1.decode_tokens) == (0, 15)
@@ -97,7 +120,7 @@ def test_both_workers_count_the_request_from_the_decision_on() -> None:
 def test_without_kv_the_decode_worker_gets_the_request_alone() -> None:
     router = router_of("p1", "d1")
     life = life_of(router)
-    life.start(0.0)
+    start(life, 0.0)
 
     assert life.prefill_answered(with_kv=False, tokens=None) == [
         SendDecode(router.fleet.workers["d1"], "r", with_kv=False)
@@ -109,7 +132,7 @@ def test_a_failed_prefill_is_tried_on_the_other_worker_under_another_id() -> Non
     router = router_of("p1", "p2", "d1")
     p1, p2, _ = router.fleet.workers.values()
     life = life_of(router)
-    life.start(0.0)
+    start(life, 0.0)
 
     assert life.leg_failed(ERROR, 1.0) == [SendPrefill(p2, "r-retry1")]
     assert p1.failures == 1
@@ -120,7 +143,7 @@ def test_a_prefill_worker_that_went_silent_is_told_to_free_what_it_may_hold() ->
     router = router_of("p1", "p2", "d1")
     p1, p2, _ = router.fleet.workers.values()
     life = life_of(router)
-    life.start(0.0)
+    start(life, 0.0)
 
     assert life.leg_failed(TIMEOUT, 1.0) == [
         Probe(p1),
@@ -134,7 +157,7 @@ def test_a_failed_decode_leg_has_prefill_done_again_since_its_kv_may_be_gone() -
     router = router_of("p1", "d1", "d2")
     p1, d1, d2 = router.fleet.workers.values()
     life = life_of(router)
-    life.start(0.0)
+    start(life, 0.0)
     life.prefill_answered(with_kv=True, tokens=10)
 
     assert life.leg_failed(LOST, 1.0) == [
@@ -150,7 +173,7 @@ def test_a_refusing_worker_is_out_of_rotation_at_once() -> None:
     router = router_of("p1", "d1", "d2")
     d1 = router.fleet.workers["d1"]
     life = life_of(router)
-    life.start(0.0)
+    start(life, 0.0)
     life.prefill_answered(with_kv=True, tokens=10)
     life.leg_failed(REFUSED, 1.0)
 
@@ -161,7 +184,7 @@ def test_a_refusing_worker_is_out_of_rotation_at_once() -> None:
 def test_with_no_prefill_worker_left_decode_serves_alone() -> None:
     router = router_of("p1", "d1")
     life = life_of(router)
-    life.start(0.0)
+    start(life, 0.0)
 
     assert life.leg_failed(ERROR, 1.0) == [SendDecode(router.fleet.workers["d1"], "r-retry1", with_kv=False)]
 
@@ -170,69 +193,73 @@ def test_with_no_prefill_worker_left_decode_serves_alone() -> None:
 def test_when_nobody_is_left_the_last_workers_own_answer_is_shown(failure: Failure) -> None:
     router = router_of("d1")
     life = life_of(router)
-    life.start(0.0)
+    start(life, 0.0)
 
     assert life.leg_failed(failure, 1.0) == [RelayLastAnswer()]
-    assert_nothing_held(router)
+    assert_nothing_held(router, life)
 
 
 def test_when_nobody_is_left_and_nobody_answered_the_proxy_refuses() -> None:
     router = router_of("d1")
     life = life_of(router)
-    life.start(0.0)
+    start(life, 0.0)
 
     assert life.leg_failed(REFUSED, 1.0)[-1] == Refuse(Outcome.UNAVAILABLE, REFUSED)
-    assert_nothing_held(router)
+    assert_nothing_held(router, life)
 
 
 def test_with_nobody_there_the_request_is_refused_at_once() -> None:
     router = router_of("d1")
-    router.fleet.unreachable(router.fleet.workers["d1"], "gone", 0.0)
+    router.admission.withdraw("d1", 0.0)
+    life = life_of(router)
 
-    assert life_of(router).start(0.0) == [Refuse(Outcome.UNAVAILABLE, None)]
-    assert_nothing_held(router)
+    [verdict] = router.admission.submit(life.ticket, 0.0)
+    assert isinstance(verdict, TurnAway)
+    life.refused(verdict.reason)
+    assert verdict.reason is RefusalReason.NO_WORKERS
+    assert_nothing_held(router, life)
 
 
 def test_a_request_that_keeps_losing_workers_is_given_up() -> None:
     router = router_of("d1", "d2", "d3", "d4")
     life = life_of(router)
-    commands = [*life.start(0.0), *life.leg_failed(LOST, 1.0), *life.leg_failed(LOST, 2.0)]
+    commands = [*start(life, 0.0), *life.leg_failed(LOST, 1.0), *life.leg_failed(LOST, 2.0)]
     last = life.leg_failed(LOST, 3.0)
     confirm(router, [*commands, *last])
 
     assert last[-1] == Refuse(Outcome.FAILED, LOST)
-    assert_nothing_held(router)
+    assert_nothing_held(router, life)
 
 
 def test_a_rejected_prefill_ends_the_request_with_nothing_to_free() -> None:
     router = router_of("p1", "d1")
     life = life_of(router)
-    life.start(0.0)
+    start(life, 0.0)
 
     assert life.rejected() == [Relay()]
     assert life.stream_ended() == NOTHING
     assert router.counts.outcomes[Outcome.REJECTED] == 1
-    assert_nothing_held(router)
+    assert_nothing_held(router, life)
 
 
 def test_a_rejected_decode_leg_frees_the_kv_it_will_not_pull() -> None:
     router = router_of("p1", "d1")
     life = life_of(router)
-    life.start(0.0)
+    start(life, 0.0)
     life.prefill_answered(with_kv=True, tokens=10)
     commands = life.rejected()
     life.stream_ended()
 
     assert commands == [Relay(), Abort(router.fleet.workers["p1"], "r", releases=True)]
     confirm(router, list(commands))
-    assert_nothing_held(router)
+    assert_nothing_held(router, life)
 
 
 def test_a_broken_stream_is_told_and_both_workers_drop_it() -> None:
     router = router_of("p1", "d1")
     p1, d1 = router.fleet.workers.values()
     life = life_of(router)
-    life.start(0.0)
+    start(life, 0.0)
     life.prefill_answered(with_kv=True, tokens=10)
     life.decode_answered()
     commands = life.stream_broken(LOST, 1.0)
@@ -245,7 +272,7 @@ def test_a_broken_stream_is_told_and_both_workers_drop_it() -> None:
     ]
     assert router.counts.outcomes[Outcome.BROKEN] == 1
     confirm(router, list(commands))
-    assert_nothing_held(router)
+    assert_nothing_held(router, life)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +283,7 @@ def test_a_broken_stream_is_told_and_both_workers_drop_it() -> None:
 def test_a_client_that_leaves_has_whoever_works_for_it_told(steps: int, aborted: list[str]) -> None:
     router = router_of("p1", "d1")
     life = life_of(router)
-    life.start(0.0)
+    start(life, 0.0)
     if steps > 0:
         life.prefill_answered(with_kv=True, tokens=10)
     if steps > 1:
@@ -266,13 +293,13 @@ def test_a_client_that_leaves_has_whoever_works_for_it_told(steps: int, aborted:
 
     assert [command.worker.name for command in commands if isinstance(command, Abort)] == aborted
     assert router.counts.outcomes[Outcome.CANCELLED] == 1
-    assert_nothing_held(router)
+    assert_nothing_held(router, life)
 
 
 def test_a_client_that_leaves_after_the_end_changes_nothing() -> None:
     router = router_of("d1")
     life = life_of(router)
-    life.start(0.0)
+    start(life, 0.0)
     life.decode_answered()
     life.stream_ended()
 
@@ -283,21 +310,43 @@ def test_a_client_that_leaves_after_the_end_changes_nothing() -> None:
 def test_an_id_in_use_is_not_used_again_until_its_abort_is_confirmed() -> None:
     router = router_of("p1", "d1")
     first = life_of(router)
-    first.start(0.0)
+    start(first, 0.0)
     commands = first.client_gone()
     second = life_of(router)
-    second.start(0.0)
+    start(second, 0.0)
 
     assert second.wire_id == "r-1"
     confirm(router, list(commands))
     third = life_of(router)
-    third.start(0.0)
+    start(third, 0.0)
     assert third.wire_id == "r"
 
 
 def test_several_answers_are_not_split_over_vllm_workers() -> None:
     workers = [Worker("p1", Role.PREFILL, Kind.VLLM), Worker("d1", Role.DECODE, Kind.VLLM)]
-    router = Router(ready(Fleet(workers)), RoundRobin())
+    router = offered(Router(ready(Fleet(workers)), RoundRobin()))
 
-    assert life_of(router).start(0.0) == [SendPrefill(workers[0], "r")]
-    assert life_of(router, answers=2).start(0.0) == [SendDecode(workers[1], "r-1", with_kv=False)]
+    assert start(life_of(router), 0.0) == [SendPrefill(workers[0], "r")]
+    assert start(life_of(router, answers=2), 0.0) == [SendDecode(workers[1], "r-1", with_kv=False)]
+
+
+def test_the_decode_slot_follows_the_request_to_another_worker() -> None:
+    router = router_of("p1", "d1", "d2")
+    life = life_of(router)
+    start(life, 0.0)
+    life.prefill_answered(with_kv=True, tokens=12)
+    assert router.admission.slots.held_by_worker() == {"d1": 15, "d2": 0}
+
+    commands = life.leg_failed(LOST, 1.0)
+    assert router.admission.slots.held_by_worker() == {"d1": 0, "d2": 15}
+    confirm(router, [*commands, *life.client_gone()])
+    assert_nothing_held(router, life)
+
+
+def test_a_client_that_leaves_the_queue_is_counted_and_nothing_is_held() -> None:
+    router = router_of("p1", "d1")
+    life = life_of(router)
+
+    assert life.client_gone() == NOTHING
+    assert router.counts.outcomes[Outcome.CANCELLED] == 1
+    assert_nothing_held(router, life)

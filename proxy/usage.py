@@ -1,0 +1,53 @@
+"""What a worker's answer says at its end: tokens, cached tokens, and the account beside them. No I/O.
+
+Looked for in the last bytes alone, and only once for each answer: a stream's usage stands in its last events.
+"""
+
+import msgspec
+
+USAGE = b'"usage":'
+LONGEST_TAIL_BYTES = 16 * 1024
+
+
+class _Details(msgspec.Struct, frozen=True):
+    cached_tokens: int | None = None
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """The `usage` object of an answer; None where it does not say."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+
+    @property
+    def cached_tokens(self) -> int | None:
+        """Prompt tokens that the worker had already."""
+        return None if self.prompt_tokens_details is None else self.prompt_tokens_details.cached_tokens
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    usage: Usage | None = None
+    baton: msgspec.Raw | None = None
+
+
+NO_USAGE = Usage()
+_answer = msgspec.json.Decoder(_Answer)
+
+
+def usage_at_end(tail: bytes, *, event_stream: bool) -> tuple[Usage, msgspec.Raw | None]:
+    """Return the usage in the last bytes of an answer, and the account beside it, if they are whole there."""
+    place = tail.rfind(USAGE, -LONGEST_TAIL_BYTES)
+    if place < 0:
+        return NO_USAGE, None
+    if event_stream:
+        start, end = tail.rfind(b"data: ", 0, place) + 6, tail.find(b"\n\n", place)
+    else:
+        start, end = tail.find(b"{"), tail.rfind(b"}") + 1
+    if (start < 6 and event_stream) or end < 0:
+        return NO_USAGE, None
+    try:
+        answer = _answer.decode(memoryview(tail)[start:end])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return NO_USAGE, None  # an answer is the client's to judge
+    return answer.usage or NO_USAGE, None if answer.baton is None else answer.baton.copy()
