@@ -48,9 +48,9 @@ bench-proxy: venv  ## the proxy beside vllm-router and sglang-router; ARGS="--qu
 bench-routing: venv  ## a routing decision at 10, 100 and 1,000 workers
 	$(BIN)/python -P -m baton.bench.routing $(ARGS)
 
-# Needs no .venv: a machine with a GPU has its own torch and triton.
+# A machine with a GPU may have torch and triton of its own: PYTHON=python3 takes those instead of .venv.
 bench-gpu:  ## kernels beside this GPU's limits, one GPU's share of DeepSeek-R1; ARGS=--dry without a GPU
-	PYTHONPATH=.typing $(firstword $(wildcard $(BIN)/python) python3) -P -m baton.bench.gpu $(ARGS)
+	PYTHONPATH=.typing $(or $(PYTHON),$(firstword $(wildcard $(BIN)/python) python3)) -P -m baton.bench.gpu $(ARGS)
 
 constraints: venv  ## pin what .venv holds now into constraints.txt
 	@{ sed -n '/^#/p' constraints.txt; \

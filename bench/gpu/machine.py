@@ -11,7 +11,8 @@ from collections.abc import Callable
 import torch
 import triton
 
-WARM_UPS, REPEATS, GRAPH_REPLAYS = 3, 30, 20
+WARM_UPS, REPEATS = 3, 30
+ROUNDS, GRAPH_REPLAYS = 5, 20
 NEVER_US = 1.0
 """Stands in dry runs where a time would."""
 FLUSH_BYTES = 256 << 20
@@ -41,16 +42,15 @@ class Machine:
         }
 
     def kernel_us(self, run: Callable[[], object]) -> float:
-        """Median time of one call from a cold cache; a dry run makes none."""
+        """Median time of one call from a cold cache, launched without Python; a dry run makes none."""
         if self.dry:
             return NEVER_US
-        for _ in range(WARM_UPS):
-            run()
+        graph = _captured(run)
         events = [_pair() for _ in range(REPEATS)]
         for start, end in events:
             self._flush.zero_()
             start.record()
-            run()
+            graph.replay()
             end.record()
         torch.cuda.synchronize()
         return 1e3 * statistics.median(float(start.elapsed_time(end)) for start, end in events)
@@ -60,18 +60,9 @@ class Machine:
         if self.dry:
             run()
             return NEVER_US
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UPS):
-                run()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            run()
-        graph.replay()
+        graph = _captured(run)
         times = []
-        for _ in range(5):
+        for _ in range(ROUNDS):
             start, end = _pair()
             start.record()
             for _ in range(GRAPH_REPLAYS):
@@ -80,6 +71,21 @@ class Machine:
             torch.cuda.synchronize()
             times.append(float(start.elapsed_time(end)) / GRAPH_REPLAYS)
         return 1e3 * statistics.median(times)
+
+
+def _captured(run: Callable[[], object]) -> torch.cuda.CUDAGraph:
+    """Run often enough to have everything compiled, then capture."""
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(WARM_UPS):
+            run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    graph.replay()
+    return graph
 
 
 def _pair() -> tuple[torch.cuda.Event, torch.cuda.Event]:

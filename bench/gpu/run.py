@@ -117,7 +117,7 @@ def _verdict(report: Report) -> int:
         print(f"gpu: wrong results: {'; '.join(wrong)}")
         return 1
     if report.machine.dry:
-        print("gpu: dry run, every kernel and a decode layer equal their references, nothing was timed")
+        print("gpu: dry run, everything is within tolerance of its reference, nothing was timed")
         return 0
     for r in report.decode:
         if (r.batch, r.context) == (TARGET_BATCH, TARGET_CONTEXT):

@@ -158,7 +158,7 @@ def test_gates(experts: int, groups: int, top_groups: int, normalise: bool, sigm
 
 
 @pytest.mark.parametrize(
-    ("tokens", "owned"), [(1, range(6)), (9, range(2, 5)), (150, range(6)), (3, range(7, 9))]
+    ("tokens", "owned"), [(1, range(6)), (9, range(2, 5)), (700, range(6)), (3, range(7, 9))]
 )
 def test_routes(tokens: int, owned: range) -> None:
     assert_equal(moe.masked_routes(make(), tokens, 10, 2, owned))
