@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import msgspec
 
 from .errors import ApiError, bad_request
-from .usage import NO_USAGE, Usage
+from .usage import NO_USAGE, Usage, account_of
 
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _encode = msgspec.json.Encoder().encode
@@ -177,7 +177,7 @@ _NULL = msgspec.Raw(b"null")
 class _PrefillAnswer(msgspec.Struct, frozen=True):
     kv_transfer_params: msgspec.Raw = _NULL
     usage: Usage | None = None
-    baton: msgspec.Raw | None = None
+    baton: msgspec.Raw = msgspec.Raw(b"null")  # a union with Raw would refuse everything but null
 
 
 class _Offer(msgspec.Struct, frozen=True):
@@ -206,5 +206,5 @@ def read_prefill_answer(raw: bytes) -> PrefillAnswer:
     answer = _answer.decode(raw)
     kv, usage = answer.kv_transfer_params, answer.usage or NO_USAGE
     if bytes(kv) == b"null":
-        return PrefillAnswer(None, None, usage, answer.baton)
-    return PrefillAnswer(kv, _offer.decode(kv).remote_num_tokens, usage, answer.baton)
+        return PrefillAnswer(None, None, usage, account_of(answer.baton))
+    return PrefillAnswer(kv, _offer.decode(kv).remote_num_tokens, usage, account_of(answer.baton))

@@ -28,7 +28,7 @@ class Usage(msgspec.Struct, frozen=True):
 
 class _Answer(msgspec.Struct, frozen=True):
     usage: Usage | None = None
-    baton: msgspec.Raw | None = None
+    baton: msgspec.Raw = msgspec.Raw(b"null")  # a union with Raw would refuse everything but null
 
 
 NO_USAGE = Usage()
@@ -50,4 +50,9 @@ def usage_at_end(tail: bytes, *, event_stream: bool) -> tuple[Usage, msgspec.Raw
         answer = _answer.decode(memoryview(tail)[start:end])
     except (msgspec.DecodeError, UnicodeDecodeError):
         return NO_USAGE, None  # an answer is the client's to judge
-    return answer.usage or NO_USAGE, None if answer.baton is None else answer.baton.copy()
+    return answer.usage or NO_USAGE, account_of(answer.baton)
+
+
+def account_of(raw: msgspec.Raw) -> msgspec.Raw | None:
+    """Return a worker's account as bytes of its own; None where there is none."""
+    return None if bytes(raw) == b"null" else raw.copy()
