@@ -3,8 +3,12 @@
 Fakes and builders that several folders share live in `tests/support/` and are imported as `support.<name>`.
 """
 
-import inspect
 import os
+
+os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it once, when whoever is first imports it
+
+
+import inspect
 from collections.abc import Iterator
 
 import pytest
