@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import msgspec
 
 from .messages import FailureKind, Generate, RequestFailed
-from .sampling_state import InvalidSampling, check_token_ids
+from .sampling_state import InvalidSamplingError, check_token_ids
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,5 +65,5 @@ def _check_vocabulary(prompt: Sequence[int], generate: Generate, vocab_size: int
             raise bad_request("prompt", f"token id {token_id} is not in 0..{vocab_size - 1}")
     try:
         check_token_ids(generate.sampling, vocab_size)
-    except InvalidSampling as error:
+    except InvalidSamplingError as error:
         raise bad_request(error.param, str(error)) from error

@@ -9,11 +9,7 @@ A block that others read, or whose bytes a digest vouches for, is never written:
 (`Copy`, executed at the start of the step). Only full blocks are cached. Called by the schedulers.
 """
 
-from collections.abc import Sequence as Ids
-
-import xxhash
-
-from ..kvtransfer.digest import block_hashes
+from ..kvtransfer.digest import block_hashes, next_block_hash
 from .block_pool import BlockPool, FullBlock
 from .sequence import Sequence
 from .step import Copy
@@ -154,11 +150,4 @@ class KvCache:
             return
         while len(digests) < blocks:
             start = len(digests) * self.block_tokens
-            digests.append(_next_hash(digests[-1], sequence.tokens[start : start + self.block_tokens]))
-
-
-def _next_hash(parent: bytes, token_ids: Ids[int]) -> bytes:
-    """Return the hash of the block after `parent`: one link of the chain that `block_hashes` builds."""
-    hasher = xxhash.xxh3_128(parent)
-    hasher.update(b"".join(token_id.to_bytes(8, "little") for token_id in token_ids))
-    return hasher.digest()
+            digests.append(next_block_hash(digests[-1], sequence.tokens[start : start + self.block_tokens]))

@@ -30,9 +30,6 @@ class InvalidSamplingError(ValueError):
         self.param = param
 
 
-InvalidSampling = InvalidSamplingError
-
-
 class SamplingState:
     """One choice of one request: its parameters, how many tokens it has, what its penalties count.
 

@@ -27,16 +27,25 @@ def block_hashes(token_ids: Sequence[int], block_tokens: int, salt: str = "") ->
     parent = xxhash.xxh3_128_digest(salt.encode())
     hashes = []
     for end in range(block_bytes, len(data) + 1, block_bytes):
-        hasher = xxhash.xxh3_128(parent)
-        hasher.update(data[end - block_bytes : end])
-        parent = hasher.digest()
+        parent = _link(parent, data[end - block_bytes : end])
         hashes.append(parent)
     return hashes
+
+
+def next_block_hash(parent: bytes, token_ids: Sequence[int]) -> bytes:
+    """Return the hash of the full block after the block `parent`: one more link of `block_hashes`."""
+    return _link(parent, _little_endian(token_ids))
 
 
 def event_hash(block_hash: bytes) -> int:
     """Return a block hash as KV events carry it: its low 64 bits, unsigned."""
     return int.from_bytes(block_hash[-8:], "big")
+
+
+def _link(parent: bytes, block: bytes | memoryview) -> bytes:
+    hasher = xxhash.xxh3_128(parent)
+    hasher.update(block)
+    return hasher.digest()
 
 
 def _little_endian(token_ids: Sequence[int]) -> bytes:

@@ -3,12 +3,8 @@
 Fakes and builders that several folders share live in `tests/support/` and are imported as `support.<name>`.
 """
 
-import os
-
-os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it once, when whoever is first imports it
-
-
 import inspect
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +12,12 @@ from blockbuster import BlockBuster, blockbuster_ctx
 
 # Before anything imports torch, here and in child processes: two cores are shared by all tests.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+
+if not torch.cuda.is_available():
+    # Triton reads it once, when whoever is first imports it: kernels run in its interpreter without a GPU.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 WATCHED = [
     "baton.cli",
