@@ -108,7 +108,7 @@ def assemble(
     runner: StepRunner = own_runner
     pace: Pace = OwnPace()
     if group is None:
-        _warm_up(own_runner.run)
+        _warm_up(lambda step: own_runner.launch(step).land())
     else:
         runner = pace = in_step = run_in_step(config, own_runner, model, group, half.bucket_of)
         _warm_up(in_step.warm_up)

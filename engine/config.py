@@ -144,6 +144,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Requests waiting at most; more are refused as overloaded."""
     bucket_sizes: list[int] | None = None
     """Decode batch sizes; absent: 1, 2, 4, 8, 16, 24, 32, ... up to `max_num_seqs`."""
+    run_ahead: bool | None = None
+    """Decide a step while the one before it is computed; absent: on GPUs, where there is time to be won."""
     prefix_cache: bool = True
     max_body_bytes: int = 16 * 1024 * 1024
     drain_grace_s: float = 30.0

@@ -23,6 +23,7 @@ class KvCache:
         self.block_tokens = block_tokens
         self._prefix_cache = prefix_cache
         self._copies: list[Copy] = []
+        self._sources_in_flight: list[int] = []
 
     @property
     def capacity_tokens(self) -> int:
@@ -77,7 +78,7 @@ class KvCache:
 
     def publish(self, sequence: Sequence) -> None:
         """Let others reuse the blocks that became full."""
-        full = sequence.num_computed // self.block_tokens
+        full = sequence.num_written // self.block_tokens
         if full <= sequence.num_published or not self._prefix_cache:
             return
         self._extend_digests(sequence, full)
@@ -124,17 +125,21 @@ class KvCache:
         return blocks
 
     def take_copies(self) -> list[Copy]:
-        """Return the copies to execute with the next step."""
-        return list(self._copies)
+        """Return the copies to execute with the next step; their sources are held until `copies_done`."""
+        copies, self._copies = self._copies, []
+        self._sources_in_flight += [copy.source for copy in copies]
+        return copies
 
-    def copies_done(self) -> None:
+    def copies_done(self, copies: list[Copy]) -> None:
         """Let go of the copies' sources."""
-        self.pool.release([copy.source for copy in self._copies])
-        self._copies.clear()
+        sources = [copy.source for copy in copies]
+        for source in sources:
+            self._sources_in_flight.remove(source)
+        self.pool.release(sources)
 
     def copy_sources(self) -> list[int]:
         """Return the blocks held for copies that were not executed yet."""
-        return [copy.source for copy in self._copies]
+        return [*self._sources_in_flight, *(copy.source for copy in self._copies)]
 
     def _match(self, sequence: Sequence) -> list[int]:
         if not self._prefix_cache:

@@ -4,9 +4,12 @@ One turn:
 
 1. messages of the frontend and events of the transfer service go to the scheduler;
 2. the scheduler decides the next step;
-3. the runner computes it, the scheduler learns the result;
+3. the runner launches it; once it has landed, the scheduler learns the result;
 4. after each of these, the scheduler's commands are executed in order;
 5. what the turn did to the prefix cache is published.
+
+With `run_ahead`, a step lands only when the one behind it was launched, where that one can be decided without
+its result: then the device has work while the host decides.
 
 A step that raises fails the requests in it. Several such steps in a row end the engine: then the fault lies
 not with the requests. A broken invariant of the scheduler is an exception too, and always ends the engine.
@@ -14,7 +17,8 @@ not with the requests. A broken invariant of the scheduler is an exception too, 
 
 import logging
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
+from typing import NoReturn, Protocol
 
 from ..kvtransfer.service import Offer, PeerConnected, PeerRefused, Pull, TransferEvent, TransferService
 from .inbox import Inbox
@@ -32,7 +36,7 @@ from .messages import (
     Shutdown,
 )
 from .ranks.errors import GroupFailedError
-from .runner import StepRunner
+from .runner import Flight, StepRunner
 from .scheduler import Scheduler
 from .stats import engine_stats
 from .step import CancelPull, Command, ReleaseLease, Send, Step
@@ -71,11 +75,29 @@ class OwnPace:
         return True
 
 
+class _Crashed:
+    """A flight that ended at its launch; it is told of when it should have landed, behind those before it."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def land(self) -> NoReturn:
+        raise self._error
+
+
+@dataclass(frozen=True, slots=True)
+class _Flying:
+    """A step and the runner's word for it."""
+
+    step: Step
+    flight: Flight
+
+
 class EngineLoop:
     """Runs until it is told to shut down.
 
-    `clock` gives seconds that only grow. `check_parent` raises once nobody is served any more. `publish`
-    sends the KV events of a turn.
+    `run_ahead` launches a step before the one ahead of it has landed. `clock` gives seconds that only grow.
+    `check_parent` raises once nobody is served any more. `publish` sends the KV events of a turn.
     """
 
     def __init__(
@@ -90,6 +112,7 @@ class EngineLoop:
         check_parent: Callable[[], None],
         publish: Callable[[], None],
         pace: Pace | None = None,
+        run_ahead: bool = False,
     ) -> None:
         self._scheduler = scheduler
         self._runner = runner
@@ -100,6 +123,8 @@ class EngineLoop:
         self._check_parent = check_parent
         self._publish = publish
         self._pace = pace or OwnPace()
+        self._run_ahead = run_ahead
+        self._flying: _Flying | None = None
         self._sent_stats: EngineStats | None = None
         self._stats_at = self._housekept_at = clock()
         self._failed_steps = 0
@@ -115,21 +140,16 @@ class EngineLoop:
         self._execute(self._scheduler.fail_all(FailureKind.UNAVAILABLE, "this worker has shut down"))
 
     def turn(self) -> bool:
-        """Hear everything, compute one step; tell whether there was anything to compute."""
+        """Hear everything, launch or land a step; tell whether there was anything to compute."""
         now = self._clock()
         for message in self._inbox.messages():
             self._execute(self._on_message(message, now))
         for event in self._inbox.events():
             self._execute(self._on_transfer_event(event, now))
-        step, commands = self._scheduler.schedule(now)
-        self._execute(commands)
-        is_due = self._pace.is_due(step)
-        if is_due:
-            self._has_worked = self._has_worked or not step.is_empty
-            self._compute(step)
+        has_worked = self._advance(now)
         self._publish()
         self._keep_house(now)
-        return is_due
+        return has_worked
 
     def settle_down(self) -> None:
         """After the last request: check the books and show them at rest."""
@@ -144,7 +164,8 @@ class EngineLoop:
         if self._end_at is None:
             return False
         scheduler = self._scheduler
-        is_done = not (scheduler.requests or scheduler.leases or scheduler.pulls)
+        is_flying = self._flying is not None and not self._flying.step.is_empty
+        is_done = not (scheduler.requests or scheduler.leases or scheduler.pulls or is_flying)
         return (is_done and self._pace.may_end()) or self._clock() >= self._end_at
 
     def _on_message(self, message: FrontendMessage, now: float) -> list[Command]:
@@ -175,17 +196,53 @@ class EngineLoop:
             case _:
                 return self._scheduler.on_transfer_event(event, now)
 
-    def _compute(self, step: Step) -> None:
+    def _advance(self, now: float) -> bool:
+        if self._flying is None:
+            self._flying = self._launch(*self._scheduler.schedule(now))
+            has_worked = self._flying is not None
+            if not self._run_ahead:
+                self._land()
+            return has_worked
+        behind = self._launch_behind(self._flying, now)
+        self._land()
+        self._flying = behind
+        return True
+
+    def _launch_behind(self, flying: "_Flying", now: float) -> "_Flying | None":
+        if isinstance(flying.flight, _Crashed):
+            return None  # nothing was drawn that a step could follow
+        ahead = self._scheduler.schedule_ahead(flying.step, now)
+        return None if ahead is None else self._launch(*ahead)
+
+    def _launch(self, step: Step, commands: list[Command]) -> "_Flying | None":
+        self._execute(commands)
+        if not self._pace.is_due(step):
+            return None
+        self._has_worked = self._has_worked or not step.is_empty
         try:
-            draws = self._runner.run(step)
+            flight = self._runner.launch(step)
         except GroupFailedError:
             raise
         except Exception as error:
+            flight = _Crashed(error)
+        self._scheduler.on_launch(step)
+        return _Flying(step, flight)
+
+    def _land(self) -> None:
+        flying, self._flying = self._flying, None
+        if flying is None:
+            return
+        try:
+            draws = flying.flight.land()
+        except GroupFailedError:
+            raise
+        except Exception as error:
+            step = flying.step
             logger.exception("a step failed: %d chunks, %d decode rows", len(step.chunks), len(step.decode))
             self._on_failed_step(step, error)
             return
         self._failed_steps = 0
-        self._execute(self._scheduler.on_step(step, draws, self._clock()))
+        self._execute(self._scheduler.on_step(flying.step, draws, self._clock()))
 
     def _on_failed_step(self, step: Step, error: Exception) -> None:
         message = f"the engine failed while computing this request: {type(error).__name__}: {error}"

@@ -1,7 +1,6 @@
 """Executes one step: copies, prompt chunks, decode rows, draws. All tensor work of the engine loop is here.
 
-It decides nothing and keeps nothing of a sequence but its sampling states. When `run` returns, everything the
-step wrote into the pool is there: blocks may be offered, freed or given to a transfer.
+It decides nothing and keeps nothing of a sequence but its sampling states.
 """
 
 import secrets
@@ -12,18 +11,43 @@ import torch
 from torch import Tensor
 
 from .models import Model
-from .sampler import NonFiniteLogitsError, SampledToken, Sampler
+from .sampler import Drawing, SampledToken, Sampler
 from .sampling_state import SamplingState
 from .sequence import Request, Sequence
 from .staging import DecodeStaging, PrefillStaging
 from .step import Copy, Step
 
 
+class Flight(Protocol):
+    """A step that was launched."""
+
+    def land(self) -> list[SampledToken | None]:
+        """Wait for it; return a draw for each choice of `step.completed`, then `step.decode`; None: none is
+        possible. What the step wrote into the pool is there: blocks may be offered, freed or transferred."""
+
+
 class StepRunner(Protocol):
     """What the loop asks of whoever computes."""
 
-    def run(self, step: Step) -> list[SampledToken | None]:
-        """Return a draw for each choice of `step.completed`, then `step.decode`; None: none is possible."""
+    def launch(self, step: Step) -> Flight:
+        """Begin a step; it runs after those that were launched before."""
+
+
+class LaunchedStep:
+    """A step on its way through a device, or already through it."""
+
+    def __init__(self, drawings: list[Drawing], *, is_on_gpu: bool) -> None:
+        self._drawings = drawings
+        self._end: torch.cuda.Event | None = None
+        if is_on_gpu:
+            self._end = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._end.record()
+
+    def land(self) -> list[SampledToken | None]:
+        """Wait for the end of the step, not for steps behind it."""
+        if self._end is not None:
+            self._end.synchronize()
+        return [token for drawing in self._drawings for token in drawing.tokens()]
 
 
 class ModelRunner:
@@ -40,24 +64,25 @@ class ModelRunner:
         self._prompt_sampler, self._decode_sampler = (
             Sampler(model.config.vocab_size, kv.device) for _ in range(2)
         )
+        self._drawn: Tensor | None = None
+        """What the decode rows of the last step drew."""
 
     @torch.inference_mode()
-    def run(self, step: Step) -> list[SampledToken | None]:
-        """Compute the step and draw."""
+    def launch(self, step: Step) -> LaunchedStep:
+        """Queue the step and its draws; on a CPU, compute it."""
+        drawings: list[Drawing] = []
         if step.copies:
             self._copy(step.copies)
-        draws: list[SampledToken | None] = []
         if step.chunks:
             logits = self._model.prefill(self._prefill_staging.pack(step.chunks, step.completed), self._kv)
-            draws += _draw(self._prompt_sampler, logits, step.completed)
+            drawings += _draw(self._prompt_sampler, logits, step.completed)
         if step.decode:
-            logits = self._model.decode(self._decode_staging.pack(step.decode), self._kv)
-            draws += _draw(self._decode_sampler, logits, step.decode)
-        if not draws and self._kv.is_cuda:
-            torch.cuda.synchronize(
-                self._kv.device
-            )  # drawing waits for the device; without a draw nothing did
-        return draws
+            batch = self._decode_staging.pack(step.decode, step.follows, self._drawn)
+            ahead = None if step.follows is None else [draw is not None for draw in step.follows]
+            decoded = _draw(self._decode_sampler, self._model.decode(batch, self._kv), step.decode, ahead)
+            self._drawn = decoded[0].token_ids
+            drawings += decoded
+        return LaunchedStep(drawings, is_on_gpu=self._kv.is_cuda)
 
     def _copy(self, copies: list[Copy]) -> None:
         sources = torch.tensor([copy.source for copy in copies], device=self._kv.device)
@@ -65,7 +90,9 @@ class ModelRunner:
         self._kv[targets] = self._kv[sources]
 
 
-def _draw(sampler: Sampler, logits: Tensor, sequences: list[Sequence]) -> list[SampledToken | None]:
+def _draw(
+    sampler: Sampler, logits: Tensor, sequences: list[Sequence], ahead: list[bool] | None = None
+) -> list[Drawing]:
     """Draw once for each choice of each sequence; row `i` of the logits is that of sequence `i`."""
     if not sequences:
         return []
@@ -73,19 +100,7 @@ def _draw(sampler: Sampler, logits: Tensor, sequences: list[Sequence]) -> list[S
     if len(states) > len(sequences):
         repeated = chain.from_iterable([row] * len(s.choices) for row, s in enumerate(sequences))
         logits = logits[list(repeated)]
-    try:
-        return list(sampler.sample(logits, states))
-    except NonFiniteLogitsError as error:
-        return _draw_without(sampler, logits, states, set(error.rows))
-
-
-def _draw_without(
-    sampler: Sampler, logits: Tensor, states: list[SamplingState], unusable: set[int]
-) -> list[SampledToken | None]:
-    """Draw for the rows that have finite logits."""
-    usable = [row for row in range(len(states)) if row not in unusable]
-    drawn = dict(zip(usable, sampler.sample(logits[usable], [states[row] for row in usable]), strict=True))
-    return [drawn.get(row) for row in range(len(states))]
+    return [sampler.draw(logits, states, ahead)]
 
 
 def _state(request: Request, choice: int) -> SamplingState:

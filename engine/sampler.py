@@ -14,18 +14,14 @@ import torch
 from torch import Tensor
 
 from ..kernels.sampling import MAX_VOCAB, best_logprobs, draw, draw_filtered, token_weights
+from .host_copy import HostCopy
 from .messages import TokenLogprob, TopLogprob
 from .penalties import adjust_logits
 from .sampling_plan import DrawGroup, SamplingPlan, plan_batch
 from .sampling_state import SamplingState
 
-
-class NonFiniteLogitsError(Exception):
-    """No token can be chosen in `rows`: their logits hold a NaN or +inf, or every token is at -inf."""
-
-    def __init__(self, rows: list[int]) -> None:
-        super().__init__(f"the logits of batch rows {rows} have no finite maximum")
-        self.rows = rows
+NO_TOKEN = -1
+"""In a tensor of draws: the row's logits hold a NaN or +inf, or every token is at -inf."""
 
 
 class SampledToken(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +29,25 @@ class SampledToken(msgspec.Struct, frozen=True, kw_only=True):
 
     token_id: int
     logprob: TokenLogprob | None
+
+
+class Drawing:
+    """The next tokens of a batch, drawn on the device; the host learns them when it asks."""
+
+    def __init__(self, token_ids: Tensor, logprobs: "_Logprobs | None") -> None:
+        self.token_ids = token_ids
+        """[B] int64, `NO_TOKEN` where none is possible: the input of a step that follows at once."""
+        self._host_ids = HostCopy(token_ids)
+        self._logprobs = logprobs
+
+    def tokens(self) -> list[SampledToken | None]:
+        """Wait for the draws; None where the logits allowed none."""
+        token_ids: list[int] = self._host_ids.arrived().tolist()
+        logprobs = {} if self._logprobs is None else self._logprobs.by_row(token_ids)
+        return [
+            None if token_id == NO_TOKEN else SampledToken(token_id=token_id, logprob=logprobs.get(row))
+            for row, token_id in enumerate(token_ids)
+        ]
 
 
 class Sampler:
@@ -49,13 +64,13 @@ class Sampler:
         self._plan = plan_batch([], vocab_size, device)
 
     @torch.inference_mode()
-    def sample(self, logits: Tensor, states: Sequence[SamplingState]) -> list[SampledToken]:
-        """Return the next token of each of `states`.
+    def draw(
+        self, logits: Tensor, states: Sequence[SamplingState], ahead: Sequence[bool] | None = None
+    ) -> Drawing:
+        """Draw the next token of each of `states`.
 
         logits  [B, V]  float32, B >= len(states); the rows after the last state are padding
-
-        Raises `NonFiniteLogitsError` with the rows to blame before anything was decided: the others can be
-        sampled again without them, and get the tokens they would have got.
+        ahead   where true, the state lacks one token that was drawn but is not known yet
         """
         if logits.dtype is not torch.float32 or logits.shape[-1] != self._vocab_size:
             raise ValueError(
@@ -63,16 +78,10 @@ class Sampler:
             )
         if len(states) > logits.shape[0]:
             raise ValueError(f"{len(states)} sequences, but logits of {logits.shape[0]} rows")
-        if not states:
-            return []
         plan = self._plan_for(states)
         raw = logits[: len(states)]
-        token_ids = _choose(raw, plan)
-        logprobs = _report(raw, token_ids, plan)
-        return [
-            SampledToken(token_id=token_id, logprob=logprobs.get(row))
-            for row, token_id in enumerate(token_ids)
-        ]
+        token_ids = _choose(raw, plan, ahead)
+        return Drawing(token_ids, _Logprobs(raw, token_ids, plan) if plan.reported else None)
 
     def _plan_for(self, states: Sequence[SamplingState]) -> SamplingPlan:
         staged = self._plan.states
@@ -81,44 +90,52 @@ class Sampler:
         return self._plan
 
 
-def _choose(raw: Tensor, plan: SamplingPlan) -> list[int]:
+def _choose(raw: Tensor, plan: SamplingPlan, ahead: Sequence[bool] | None) -> Tensor:
     bias = plan.bias_now()
     logits = adjust_logits(raw, bias, plan.penalised) if bias.rows or plan.penalised else raw
     best, tokens = logits.max(dim=-1)
     for group in plan.groups:
-        tokens[group.rows] = _draw_group(logits, group)
-    chosen: list[int] = torch.where(best.isfinite(), tokens, -1).tolist()
-    if min(chosen) < 0:
-        raise NonFiniteLogitsError([row for row, token in enumerate(chosen) if token < 0])
-    return chosen
+        tokens[group.rows] = _draw_group(logits, group, ahead)
+    return torch.where(best.isfinite(), tokens, NO_TOKEN)
 
 
-def _draw_group(logits: Tensor, group: DrawGroup) -> Tensor:
+def _draw_group(logits: Tensor, group: DrawGroup, ahead: Sequence[bool] | None) -> Tensor:
     selected = logits if len(group.rows) == len(logits) else logits[group.rows]
     weights = token_weights(selected, group.temperature, group.min_p)
+    uniforms = group.next_uniforms(ahead)
     if not group.filtered:
-        return draw(weights, group.next_uniforms())
-    return draw_filtered(weights, group.next_uniforms(), group.top_k, group.top_p, largest_k=group.largest_k)
+        return draw(weights, uniforms)
+    return draw_filtered(weights, uniforms, group.top_k, group.top_p, largest_k=group.largest_k)
 
 
-def _report(raw: Tensor, token_ids: list[int], plan: SamplingPlan) -> dict[int, TokenLogprob]:
-    """Return the log probabilities of the rows that want them, by row."""
-    if not plan.reported:
-        return {}
-    logprobs = raw[plan.reported_rows].log_softmax(dim=-1)
-    chosen = torch.tensor([token_ids[row] for row in plan.reported], device=raw.device)
-    chosen_logprobs = logprobs.gather(-1, chosen[:, None]).squeeze(-1).tolist()
-    top_ids, top_logprobs = best_logprobs(logprobs, min(plan.reported_top, raw.shape[-1]))
-    return {
-        row: TokenLogprob(
-            token_id=token_ids[row],
-            logprob=logprob,
-            top=_candidates(ids, values, plan.states[row].params.logprobs or 0),
-        )
-        for row, logprob, ids, values in zip(
-            plan.reported, chosen_logprobs, top_ids.tolist(), top_logprobs.tolist(), strict=True
-        )
-    }
+class _Logprobs:
+    """Log probabilities of the rows that want them."""
+
+    def __init__(self, raw: Tensor, token_ids: Tensor, plan: SamplingPlan) -> None:
+        logprobs = raw[plan.reported_rows].log_softmax(dim=-1)
+        chosen = token_ids[plan.reported_rows].clamp_min(0)
+        top_ids, top_logprobs = best_logprobs(logprobs, min(plan.reported_top, raw.shape[-1]))
+        self._plan = plan
+        self._chosen = HostCopy(logprobs.gather(-1, chosen[:, None]).squeeze(-1))
+        self._top_ids, self._top_logprobs = HostCopy(top_ids), HostCopy(top_logprobs)
+
+    def by_row(self, token_ids: list[int]) -> dict[int, TokenLogprob]:
+        """Wait for them; return them by batch row."""
+        plan = self._plan
+        return {
+            row: TokenLogprob(
+                token_id=token_ids[row],
+                logprob=logprob,
+                top=_candidates(ids, values, plan.states[row].params.logprobs or 0),
+            )
+            for row, logprob, ids, values in zip(
+                plan.reported,
+                self._chosen.arrived().tolist(),
+                self._top_ids.arrived().tolist(),
+                self._top_logprobs.arrived().tolist(),
+                strict=True,
+            )
+        }
 
 
 def _candidates(ids: list[int], logprobs: list[float], count: int) -> list[TopLogprob]:

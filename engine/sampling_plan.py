@@ -21,8 +21,9 @@ class DrawGroup:
 
     states: list[SamplingState]
     keys: npt.NDArray[np.uint64]
+    batch_rows: list[int]
     rows: Tensor
-    """[R] int64, rows of the batch"""
+    """[R] int64, the same"""
     temperature: Tensor
     """[R] float64"""
     min_p: Tensor | None
@@ -35,9 +36,11 @@ class DrawGroup:
     """The largest top_k smaller than the vocabulary, 0 if there is none."""
     filtered: bool
 
-    def next_uniforms(self) -> Tensor:
-        """Return [R] float64, each row's number for its next token."""
+    def next_uniforms(self, ahead: Sequence[bool] | None = None) -> Tensor:
+        """Return [R] float64, each row's number for its next token; one further in batch rows `ahead`."""
         indices = np.fromiter((state.generated for state in self.states), np.uint64, len(self.states))
+        if ahead is not None:
+            indices += np.fromiter((ahead[row] for row in self.batch_rows), np.uint64, len(self.states))
         return torch.from_numpy(uniforms(self.keys, indices)).to(self.rows.device)
 
 
@@ -133,6 +136,7 @@ def _stage(
     return DrawGroup(
         states=members,
         keys=np.array([state.key for state in members], dtype=np.uint64),
+        batch_rows=rows,
         rows=torch.tensor(rows, device=device),
         temperature=floats([state.params.temperature for state in members]),
         min_p=floats(min_p) if any(min_p) else None,

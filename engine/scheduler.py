@@ -10,19 +10,22 @@ The life of a request that one worker serves whole:
 5. A choice that stops gives its blocks back; with the last one, `RequestDone` goes out.
 
 `PrefillScheduler` adds leases, `DecodeScheduler` adds pulls, at the places marked below. The engine loop
-calls `on_*` between steps, then `schedule`, runs the step, reports it, and executes all commands in order.
+calls `on_*` between steps, then `schedule`, launches the step, reports it when it has landed, and executes
+all commands in order. It may launch one step behind another (`schedule_ahead`).
 """
 
 from collections.abc import Iterable
 
 from ..kvtransfer.service import TransferEvent
 from .counters import Counters
+from .in_flight import InFlight
 from .intake import Limits, RefusalError, check_fits
 from .kv_cache import KvCache
 from .messages import AbortResult, FailureKind, Generate, RequestDone, RequestFailed, StepOutputs
 from .progress import aborted_outputs
 from .results import Draw, StepResults
 from .roster import Roster, by_age
+from .run_ahead import inputs_in_flight, rows_ending
 from .sequence import Request, Sequence, Stage, new_request
 from .step import Chunk, Command, Send, Step
 
@@ -39,6 +42,7 @@ class Scheduler:
         self.counters = Counters()
         self.requests: dict[str, Request] = {}
         self.roster = Roster()
+        self.in_flight = InFlight(cache)
         self.is_draining = False
         self._watermark = max(1, cache.pool.total // WATERMARK_SHARE)
         self._arrivals = 0
@@ -73,12 +77,12 @@ class Scheduler:
 
     def settle(self, sequence: Sequence, now: float) -> list[Command]:
         """Account for the blocks of a choice that ended by itself."""
-        self.cache.release(sequence)
+        self.in_flight.let_go(sequence)
         return []
 
     def take_back(self, sequence: Sequence) -> list[Command]:
         """Get the blocks of a sequence back that is cut off, whatever its stage."""
-        self.cache.release(sequence)
+        self.in_flight.let_go(sequence)
         return []
 
     def release_leases(self, external_id: str) -> list[Command]:
@@ -87,7 +91,8 @@ class Scheduler:
 
     def holders(self) -> list[list[int]]:
         """Return all block lists that hold references."""
-        return [*(sequence.blocks for sequence in self.open_sequences()), self.cache.copy_sources()]
+        running = [sequence.blocks for sequence in self.open_sequences()]
+        return [*running, *self.in_flight.holders(), self.cache.copy_sources()]
 
     def quarantined(self) -> list[int]:
         """Return the blocks that are known to be in quarantine."""
@@ -160,9 +165,25 @@ class Scheduler:
         """Decide the next step. When it is empty, only an event can change anything."""
         self._make_room_for_decoding()
         commands = self.admit(now)
-        chunks = self._plan_chunks(now)
-        completed = [chunk.sequence for chunk in chunks if chunk.length == chunk.sequence.uncomputed]
-        return Step(self.cache.take_copies(), chunks, list(self.roster.decoding), completed), commands
+        return self._step(now, list(self.roster.decoding)), commands
+
+    def schedule_ahead(self, flying: Step, now: float) -> tuple[Step, list[Command]] | None:
+        """Decide the step behind `flying`, whose draws are not known yet; None: they must be known first.
+
+        Nobody is preempted: the blocks of a step in flight change their owner only when it has landed.
+        """
+        ending = rows_ending(flying, self.limits.max_model_len)
+        if ending is None:
+            return None
+        if not all(self.cache.make_room(row) for row in self.roster.decoding if id(row) not in ending):
+            return None
+        commands = self.admit(now)
+        decode = [row for row in self.roster.decoding if id(row) not in ending]
+        return self._step(now, decode, inputs_in_flight(flying, decode)), commands
+
+    def on_launch(self, step: Step) -> None:
+        """Take note that a step is in flight; steps land in order."""
+        self.in_flight.launch(step)
 
     def on_step(self, step: Step, draws: Iterable[Draw | None], now: float) -> list[Command]:
         """Learn a step's result: one draw for each choice of `completed`, then of `decode`.
@@ -170,20 +191,21 @@ class Scheduler:
         A draw is None where the logits allowed none: that request fails.
         """
         self.counters.steps += 1
-        self.cache.copies_done()
-        for chunk in step.chunks:
-            chunk.sequence.num_computed += chunk.length
-            self.cache.publish(chunk.sequence)
-        for sequence in step.decode:
-            sequence.num_computed += 1
+        self.in_flight.land(step)
+        for sequence, _ in step.computed():
             self.cache.publish(sequence)
         return StepResults(self, now).take([*step.completed, *step.decode], iter(draws))
 
     def on_step_failed(self, step: Step, message: str) -> list[Command]:
-        """End the requests of a step that raised."""
-        self.cache.copies_done()
-        requests = dict.fromkeys(sequence.request for sequence in step.members())
-        return [c for request in requests for c in self.fail(request, FailureKind.INTERNAL, message)]
+        """End the requests of a step that was launched and raised."""
+        self.in_flight.land(step)
+        requests = dict.fromkeys(sequence.request for sequence, _ in step.computed())
+        return [
+            command
+            for request in requests
+            if self.requests.get(request.id) is request
+            for command in self.fail(request, FailureKind.INTERNAL, message)
+        ]
 
     def open_sequences(self) -> list[Sequence]:
         """Return the sequences of all requests that have not ended."""
@@ -252,6 +274,11 @@ class Scheduler:
         if waiting >= self.limits.max_waiting:
             raise RefusalError(FailureKind.OVERLOADED, f"{waiting} requests are waiting already")
 
+    def _step(self, now: float, decode: list[Sequence], follows: list[int | None] | None = None) -> Step:
+        chunks = self._plan_chunks(now)
+        completed = [chunk.sequence for chunk in chunks if chunk.length == chunk.sequence.uncomputed]
+        return Step(self.cache.take_copies(), chunks, decode, completed, follows)
+
     def _make_room_for_decoding(self) -> None:
         short = [sequence for sequence in self.roster.decoding if self.cache.needs_room(sequence)]
         # Oldest first: whoever is preempted is newer, so no copy planned here belongs to a victim.
@@ -271,6 +298,8 @@ class Scheduler:
         for sequence in self.roster.prefilling:
             if budget <= 0:
                 break
+            if not sequence.uncomputed:
+                continue  # its first token is in flight
             chunks.append(Chunk(sequence, min(budget, sequence.uncomputed)))
             budget -= chunks[-1].length
             if sequence.request.timeline.prefill_started_at is None:

@@ -101,7 +101,9 @@ class Sequence:
     stage: Stage = Stage.WAITING
     blocks: list[int] = field(default_factory=list)
     num_computed: int = 0
-    """KV of the first so many tokens is in the blocks."""
+    """KV of the first so many tokens is in the blocks, or will be when the steps in flight have landed."""
+    num_in_flight: int = 0
+    """The part of `num_computed` that steps in flight compute."""
     digests: list[bytes] = field(default_factory=list)
     """Chained hashes of the leading full blocks, as far as they were needed."""
     num_published: int = 0
@@ -111,8 +113,13 @@ class Sequence:
 
     @property
     def uncomputed(self) -> int:
-        """Tokens whose KV is still to be computed; one means the sequence is ready to decode."""
+        """Known tokens whose KV is not computed; one means the sequence is ready to decode."""
         return len(self.tokens) - self.num_computed
+
+    @property
+    def num_written(self) -> int:
+        """Tokens whose KV is in the blocks."""
+        return self.num_computed - self.num_in_flight
 
     @property
     def generated(self) -> int:

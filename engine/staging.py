@@ -34,18 +34,40 @@ class StagingBuffer:
         return self._tensor[window]
 
 
+class HostBuffers:
+    """Says when the host side of staging buffers may be written again: once the last batch has left it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._left: torch.cuda.Event | None = None
+        if device.type == "cuda":
+            self._left = torch.cuda.Event()  # type: ignore[no-untyped-call]
+
+    def __enter__(self) -> None:
+        if self._left is not None:
+            self._left.synchronize()
+
+    def __exit__(self, *_: object) -> None:
+        if self._left is not None:
+            self._left.record()
+
+
 class PrefillStaging:
     """Packs chunks of prompts."""
 
     def __init__(self, max_tokens: int, block_tokens: int, device: torch.device) -> None:
         self._block_tokens = block_tokens
         self._device = device
+        self._host_buffers = HostBuffers(device)
         self._token_ids, self._positions, self._slots = (
             StagingBuffer((max_tokens,), torch.int64, device) for _ in range(3)
         )
 
     def pack(self, chunks: list[Chunk], completed: list[Sequence]) -> PrefillBatch:
         """Return the chunks one after the other; logits are wanted of the last row of those `completed`."""
+        with self._host_buffers:
+            return self._pack(chunks, completed)
+
+    def _pack(self, chunks: list[Chunk], completed: list[Sequence]) -> PrefillBatch:
         tables = _block_tables([chunk.sequence for chunk in chunks])
         starts, logit_rows = [0], []
         wanted = {id(sequence) for sequence in completed}
@@ -93,6 +115,8 @@ class DecodeStaging:
             StagingBuffer((max_rows,), torch.int64, device) for _ in range(3)
         )
         self._context_lens = StagingBuffer((max_rows,), torch.int32, device)
+        self._follows = StagingBuffer((max_rows,), torch.int64, device)
+        self._host_buffers = HostBuffers(device)
         self._tables = StagingBuffer((max_rows, max_blocks), torch.int32, device)
         self._staged: list[list[int] | None] = [None] * max_rows
         """The block list staged in each row. A sequence that is preempted gets a new list, so that identity
@@ -101,8 +125,22 @@ class DecodeStaging:
         self._staged_last = [0] * max_rows
         self._live = 0
 
-    def pack(self, sequences: list[Sequence]) -> DecodeBatch:
-        """Return the batch of the next step, padded to its bucket."""
+    def pack(
+        self, sequences: list[Sequence], follows: list[int | None] | None = None, drawn: Tensor | None = None
+    ) -> DecodeBatch:
+        """Return the batch of the next step, padded to its bucket.
+
+        follows  `Step.follows`; the rows it names take their tokens from `drawn`
+        drawn    [B'] int64 on the device, what the step before drew
+        """
+        with self._host_buffers:
+            batch = self._pack(sequences)
+            if follows is not None:
+                assert drawn is not None
+                self._take_drawn(batch.token_ids[: batch.live], follows, drawn)
+            return batch
+
+    def _pack(self, sequences: list[Sequence]) -> DecodeBatch:
         live = len(sequences)
         widest = self._stage_tables(sequences)
         positions = np.fromiter((s.num_computed for s in sequences), np.int64, live)
@@ -122,6 +160,14 @@ class DecodeStaging:
             context_lens=self._context_lens.rows(size),
             live=live,
         )
+
+    def _take_drawn(self, token_ids: Tensor, follows: list[int | None], drawn: Tensor) -> None:
+        """Replace the tokens of rows that follow a draw; one that drew nothing computes token 0, in vain."""
+        live = len(follows)
+        self._follows.host[:live] = [-1 if row is None else row for row in follows]
+        rows = self._follows.rows(live)
+        followed = drawn[rows.clamp_min(0)].clamp_min(0)
+        token_ids.copy_(torch.where(rows >= 0, followed, token_ids))
 
     def _stage_tables(self, sequences: list[Sequence]) -> int:
         """Write the rows that changed; return how many blocks the longest row has."""

@@ -1,7 +1,7 @@
 """One engine step as a scheduler plans it, and the commands it gives beside.
 
 A step runs in this order: copies, then the prompt chunks, then the decode rows, then one draw for each
-choice of the sequences in `sampled`. The runner executes it, the scheduler learns the result.
+choice of the sequences in `completed` and `decode`. The runner executes it, the scheduler learns the result.
 """
 
 from dataclasses import dataclass, field
@@ -36,15 +36,19 @@ class Step:
     decode: list[Sequence] = field(default_factory=list)
     completed: list[Sequence] = field(default_factory=list)
     """Sequences whose last uncomputed token is in `chunks`, in that order: they draw a token."""
+    follows: list[int | None] | None = None
+    """For each decode row the draw of the step before that is its input, not known to the host yet, counted
+    over that step's decode rows; None: the sequence's last token is. Absent: all are known."""
 
     @property
     def is_empty(self) -> bool:
         """There is nothing to compute."""
         return not (self.copies or self.chunks or self.decode)
 
-    def members(self) -> list[Sequence]:
-        """Return every sequence the step computes something of."""
-        return [*(chunk.sequence for chunk in self.chunks), *self.decode]
+    def computed(self) -> list[tuple[Sequence, int]]:
+        """Return every sequence the step computes something of, with how many tokens."""
+        chunks = [(chunk.sequence, chunk.length) for chunk in self.chunks]
+        return chunks + [(sequence, 1) for sequence in self.decode]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from ..config import OverlapConfig
 from ..messages import Generate, SamplingParams
 from ..models import Model
 from ..models.config import ModelConfig
-from ..runner import StepRunner
+from ..runner import Flight, LaunchedStep, StepRunner
 from ..sampler import SampledToken
 from ..sequence import Sequence, new_request
 from ..step import Chunk, Step
@@ -59,6 +59,9 @@ class SplitModel(Model, Protocol):
 
     def decode_in_halves(self, batch: DecodeBatch, kv: Tensor) -> Tensor:
         """Do what `decode` does; two live rows at least."""
+
+
+_NOTHING = LaunchedStep([], is_on_gpu=False)
 
 
 class PhasedModel:
@@ -141,8 +144,8 @@ class LockstepRunner:
         self._wants_to_end = True
         return self._lockstep.pulse is Pulse.ENDED
 
-    def run(self, step: Step) -> list[SampledToken | None]:
-        """Agree, then compute what the agreement says."""
+    def launch(self, step: Step) -> Flight:
+        """Agree, then begin what the agreement says."""
         wish = Wish(
             prompt_tokens=sum(chunk.length for chunk in step.chunks),
             decode_rows=len(step.decode),
@@ -151,31 +154,46 @@ class LockstepRunner:
         plan = as_plan(self._group.largest(as_numbers(wish)))
         self._lockstep.on_plan(plan)
         try:
-            return self._run(step, plan)
+            return _GroupFlight(self._launch(step, plan), self._group)
         except Exception as error:
             raise self._group.failure(error) from error
 
     def warm_up(self, step: Step) -> None:
         """Run a step that all ranks run at the same time, before any can sleep."""
         self._lockstep.on_work()
-        self.run(step)
+        self.launch(step).land()
 
-    def _run(self, step: Step, plan: Plan) -> list[SampledToken | None]:
+    def _launch(self, step: Step, plan: Plan) -> Flight:
         self._model.decode_rows = self._bucket_of(plan.decode_rows) if plan.decode_rows else 0
         self._model.prefill_in_halves = _reaches(plan.fewest_prompt_tokens, self._overlap.prompt_tokens)
         self._model.decode_in_halves = _reaches(plan.fewest_decode_rows, self._overlap.decode_rows)
         if plan.prompt_tokens and not step.chunks:
             self._run_dummy(Step(chunks=[Chunk(self._prompt, 1)]))
-        draws = [] if step.is_empty else self._runner.run(step)
+        flight = _NOTHING if step.is_empty else self._runner.launch(step)
         if plan.decode_rows and not step.decode:
             self._run_dummy(Step(decode=[self._row]))
         if not plan.is_empty:
             self._model.rebalancer.after_step()
-        return draws
+        return flight
 
     def _run_dummy(self, step: Step) -> None:
         with self._model.rebalancer.uncounted():
-            self._runner.run(step)
+            self._runner.launch(step)
+
+
+class _GroupFlight:
+    """A flight whose failure is the group's."""
+
+    def __init__(self, flight: Flight, group: Group) -> None:
+        self._flight = flight
+        self._group = group
+
+    def land(self) -> list[SampledToken | None]:
+        """Wait for the step."""
+        try:
+            return self._flight.land()
+        except Exception as error:
+            raise self._group.failure(error) from error
 
 
 def _reaches(fewest: int, threshold: int | None) -> bool:

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from baton.engine.messages import Abort, AbortExternal, RequestDone
+from baton.engine.messages import Abort, AbortExternal, RequestDone, SamplingParams
 from baton.kvtransfer.service import LeaseEnd, PullFailure
 from support.fake_model import VOCABULARY, tokens_after
 from support.fake_transfer import FakeNetwork
@@ -27,11 +27,15 @@ MAX_TOKENS = st.integers(1, 20)
 class TwoWorkers(RuleBasedStateMachine):
     """Drives both workers by single events."""
 
+    run_ahead = False
+
     def __init__(self) -> None:
         super().__init__()
         network = FakeNetwork()
-        self.prefill = FakeWorker("prefill", blocks=18, max_num_seqs=3, network=network)
-        self.decode = FakeWorker("decode", blocks=14, max_num_seqs=3, network=network)
+        self.prefill, self.decode = (
+            FakeWorker(kind, blocks=blocks, max_num_seqs=3, network=network, run_ahead=self.run_ahead)
+            for kind, blocks in (("prefill", 18), ("decode", 14))
+        )
         self.submitted = 0
         self.prompts: dict[str, tuple[FakeWorker, list[int], int, int]] = {}
         self.offers_taken: set[str] = set()
@@ -49,6 +53,16 @@ class TwoWorkers(RuleBasedStateMachine):
     @rule(prompt=PROMPTS, count=MAX_TOKENS, n=st.integers(1, 3), on_prefill=st.booleans())
     def serve_whole(self, prompt: list[int], count: int, n: int, on_prefill: bool) -> None:
         self._submit(self.prefill if on_prefill else self.decode, prompt, count, n)
+
+    @rule(prompt=PROMPTS, count=MAX_TOKENS, stop_after=st.integers(0, 19), on_prefill=st.booleans())
+    def serve_up_to_a_stop_token(
+        self, prompt: list[int], count: int, stop_after: int, on_prefill: bool
+    ) -> None:
+        expected = tokens_after(prompt, 20)
+        stop = expected[stop_after]
+        sampling = SamplingParams(max_tokens=count, temperature=0.0, stop_token_ids=(stop,))
+        cut = min(count, expected.index(stop) + 1)
+        self._submit(self.prefill if on_prefill else self.decode, prompt, cut, sampling=sampling)
 
     @rule(prompt=PROMPTS)
     def prefill_for_another(self, prompt: list[int]) -> None:
@@ -139,5 +153,13 @@ class TwoWorkers(RuleBasedStateMachine):
                 assert name in self.aborted or tokens == expected
 
 
+class TwoWorkersThatRunAhead(TwoWorkers):
+    """The same with a step launched before the one ahead of it has landed."""
+
+    run_ahead = True
+
+
 TestTwoWorkers = TwoWorkers.TestCase
 TestTwoWorkers.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestTwoWorkersThatRunAhead = TwoWorkersThatRunAhead.TestCase
+TestTwoWorkersThatRunAhead.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

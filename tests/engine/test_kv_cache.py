@@ -72,7 +72,7 @@ def test_a_whole_hit_gets_a_copy_of_the_last_block_and_keeps_its_source_alive(ca
     assert second.num_computed == 7
     assert cache.take_copies() == [Copy(source, second.blocks[1])]
     assert cache.pool.problems([second.blocks, cache.copy_sources()], []) == []
-    cache.copies_done()
+    cache.copies_done([Copy(source, second.blocks[1])])
     assert cache.pool.problems([second.blocks], []) == []
 
 

@@ -40,8 +40,9 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return Loaded(load_model(folder), load_oracle(folder))
 
 
-def test_mixed_lengths_in_one_batch_across_chunk_borders(loaded: Loaded) -> None:
-    worker = loaded.worker()
+@pytest.mark.parametrize("run_ahead", [False, True])
+def test_mixed_lengths_in_one_batch_across_chunk_borders(loaded: Loaded, run_ahead: bool) -> None:
+    worker = loaded.worker(run_ahead=run_ahead)
     for length in LENGTHS:
         worker.submit(f"r{length}", prompt_of(length), NEW_TOKENS)
     worker.run()

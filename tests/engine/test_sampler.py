@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from baton.engine.messages import SamplingParams
-from baton.engine.sampler import NonFiniteLogitsError, Sampler
+from baton.engine.sampler import SampledToken, Sampler
 from baton.engine.sampling_state import SamplingState
 
 from .sampling_reference import adjusted_row, filtered_probabilities
@@ -43,9 +43,13 @@ def random_logits(rows: int, vocab: int = VOCAB, seed: int = 0) -> Tensor:
     return torch.randn(rows, vocab, generator=torch.Generator().manual_seed(seed)) * 3
 
 
+def sample(sampler: Sampler, logits: Tensor, states: list[SamplingState]) -> list[SampledToken]:
+    sampled = sampler.draw(logits, states).tokens()
+    return [token for token in sampled if token is not None]
+
+
 def tokens(logits: Tensor, states: list[SamplingState]) -> list[int]:
-    sampler = Sampler(logits.shape[-1], CPU)
-    return [sampled.token_id for sampled in sampler.sample(logits, states)]
+    return [sampled.token_id for sampled in sample(Sampler(logits.shape[-1], CPU), logits, states)]
 
 
 def test_greedy_takes_the_best_and_the_lowest_id_of_equals() -> None:
@@ -85,7 +89,7 @@ def test_the_logits_are_left_as_they_were() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("params", [greedy(), drawing(), drawing(top_p=0.5), greedy(logit_bias={1: 2.0})])
-def test_a_row_that_is_not_finite_is_named_and_the_others_can_go_on(
+def test_a_row_that_is_not_finite_draws_none_and_the_others_what_they_would_have_drawn(
     bad: float, params: SamplingParams
 ) -> None:
     logits = random_logits(3)
@@ -93,21 +97,36 @@ def test_a_row_that_is_not_finite_is_named_and_the_others_can_go_on(
     states = [state(params, fallback_seed=row) for row in range(3)]
     sampler = Sampler(VOCAB, CPU)
 
-    with pytest.raises(NonFiniteLogitsError) as failure:
-        sampler.sample(logits, states)
+    one, none, other = sampler.draw(logits, states).tokens()
 
-    assert failure.value.rows == [1]
-    healthy = [sampled.token_id for sampled in sampler.sample(logits[[0, 2]], [states[0], states[2]])]
-    assert healthy == tokens(logits[:1], states[:1]) + tokens(logits[2:], states[2:])
+    assert none is None
+    assert one is not None
+    assert other is not None
+    alone = tokens(logits[:1], states[:1]) + tokens(logits[2:], states[2:])
+    assert [one.token_id, other.token_id] == alone
 
 
-def test_a_row_without_any_allowed_token_is_named() -> None:
+def test_a_row_without_any_allowed_token_draws_none() -> None:
     forbidden = greedy(min_tokens=1, stop_token_ids=tuple(range(VOCAB)))
+    sampler = Sampler(VOCAB, CPU)
 
-    with pytest.raises(NonFiniteLogitsError) as failure:
-        tokens(random_logits(2), [state(greedy()), state(forbidden)])
+    free, barred = sampler.draw(random_logits(2), [state(greedy()), state(forbidden)]).tokens()
 
-    assert failure.value.rows == [1]
+    assert free is not None
+    assert barred is None
+
+
+def test_a_row_ahead_of_its_state_draws_the_token_after_the_unknown_one() -> None:
+    params = drawing(seed=5)
+    logits = random_logits(1)
+    behind, ahead = state(params), state(params)
+    behind.append(7)
+    sampler = Sampler(VOCAB, CPU)
+
+    [expected] = sampler.draw(logits, [behind]).tokens()
+    [got] = sampler.draw(logits, [ahead], [True]).tokens()
+
+    assert got == expected
 
 
 @pytest.mark.parametrize(
@@ -120,7 +139,7 @@ def test_a_row_without_any_allowed_token_is_named() -> None:
 )
 def test_logits_of_the_wrong_type_or_shape_are_refused(logits: Tensor, states: int) -> None:
     with pytest.raises(ValueError, match="logits"):
-        Sampler(VOCAB, CPU).sample(logits, [state(greedy())] * states)
+        Sampler(VOCAB, CPU).draw(logits, [state(greedy())] * states)
 
 
 def test_stop_tokens_come_only_after_min_tokens() -> None:
@@ -129,7 +148,7 @@ def test_stop_tokens_come_only_after_min_tokens() -> None:
     logits[0, 5], logits[0, 9], logits[0, 30] = 9.0, 8.0, 1.0
     sampler, sequence, got = Sampler(VOCAB, CPU), state(params), []
     for _ in range(3):
-        got.append(sampler.sample(logits, [sequence])[0].token_id)
+        got.append(sample(sampler, logits, [sequence])[0].token_id)
         sequence.append(got[-1])
 
     assert got == [30, 30, 5]
@@ -150,7 +169,7 @@ def test_penalties_follow_the_tokens_as_they_are_generated() -> None:
     logits[0, 0], logits[0, 1], logits[0, 2] = 3.0, 2.5, 1.2
     sampler, sequence, got = Sampler(VOCAB, CPU), state(greedy(frequency_penalty=0.7)), []
     for _ in range(5):
-        got.append(sampler.sample(logits, [sequence])[0].token_id)
+        got.append(sample(sampler, logits, [sequence])[0].token_id)
         sequence.append(got[-1])
 
     # Logits of tokens 0 and 1 before each draw: 3/2.5, 2.3/2.5, 2.3/1.8, 1.6/1.8, 1.6/1.1.
@@ -184,7 +203,7 @@ def test_every_row_of_a_mixed_batch_gets_what_the_definition_allows(
 ) -> None:
     logits = random_logits(len(batch) + 1, seed=seed)
     states = [state(params, prompt=prompt, generated=out) for params, prompt, out in batch]
-    sampled = Sampler(VOCAB, CPU).sample(logits, states)
+    sampled = sample(Sampler(VOCAB, CPU), logits, states)
 
     for row, (params, prompt, out) in enumerate(batch):
         token = sampled[row].token_id
@@ -206,8 +225,8 @@ def test_a_row_gets_the_same_token_alone_and_anywhere_in_a_batch(
         state(params, prompt=prompt, generated=out, fallback_seed=row)
         for row, (params, prompt, out) in enumerate(batch)
     ]
-    together = Sampler(VOCAB, CPU).sample(logits, states)
-    backwards = Sampler(VOCAB, CPU).sample(logits.flip(0), states[::-1])
+    together = sample(Sampler(VOCAB, CPU), logits, states)
+    backwards = sample(Sampler(VOCAB, CPU), logits.flip(0), states[::-1])
 
     assert together == backwards[::-1]
     assert [sampled.token_id for sampled in together] == [
@@ -241,13 +260,13 @@ def test_a_sequence_rebuilt_after_preemption_continues_with_the_same_tokens() ->
     undisturbed = state(params, prompt=prompt)
     expected: list[int] = []
     for step in range(12):
-        expected.append(sampler.sample(random_logits(1, seed=step), [undisturbed])[0].token_id)
+        expected.append(sample(sampler, random_logits(1, seed=step), [undisturbed])[0].token_id)
         undisturbed.append(expected[-1])
 
     rebuilt = state(params, prompt=prompt, generated=expected[:5], fallback_seed=99)
     continued = list(expected[:5])
     for step in range(5, 12):
-        continued.append(sampler.sample(random_logits(1, seed=step), [rebuilt])[0].token_id)
+        continued.append(sample(sampler, random_logits(1, seed=step), [rebuilt])[0].token_id)
         rebuilt.append(continued[-1])
 
     assert continued == expected
@@ -258,8 +277,8 @@ def test_a_changed_batch_is_staged_anew() -> None:
     banned = state(greedy(logit_bias={int(logits[0].argmax()): -100.0}))
     free = state(greedy())
 
-    first = [sampled.token_id for sampled in sampler.sample(logits[:1], [banned])]
-    second = [sampled.token_id for sampled in sampler.sample(logits[:1], [free])]
+    first = [sampled.token_id for sampled in sample(sampler, logits[:1], [banned])]
+    second = [sampled.token_id for sampled in sample(sampler, logits[:1], [free])]
 
     assert first != second == [int(logits[0].argmax())]
 
@@ -296,8 +315,10 @@ def test_drawn_tokens_follow_the_filtered_softmax(params: SamplingParams) -> Non
 def test_logprobs_are_the_log_softmax_of_the_raw_logits() -> None:
     logits = random_logits(3)
     bent = greedy(logprobs=4, logit_bias={5: 100.0}, repetition_penalty=3.0)
-    sampled = Sampler(VOCAB, CPU).sample(
-        logits, [state(bent, prompt=[1, 2]), state(greedy()), state(drawing(temperature=0.2, logprobs=0))]
+    sampled = sample(
+        Sampler(VOCAB, CPU),
+        logits,
+        [state(bent, prompt=[1, 2]), state(greedy()), state(drawing(temperature=0.2, logprobs=0))],
     )
     expected = logits.double().log_softmax(-1)
 
@@ -317,7 +338,7 @@ def test_logprobs_are_the_log_softmax_of_the_raw_logits() -> None:
 def test_candidates_of_equal_logprob_are_listed_by_id_and_excluded_tokens_not_at_all() -> None:
     logits = torch.full((1, VOCAB), float("-inf"))
     logits[0, [40, 3, 17]] = torch.tensor([1.0, 1.0, -2.0])
-    logprob = Sampler(VOCAB, CPU).sample(logits, [state(greedy(logprobs=5))])[0].logprob
+    logprob = sample(Sampler(VOCAB, CPU), logits, [state(greedy(logprobs=5))])[0].logprob
 
     assert logprob is not None
     assert [one.token_id for one in logprob.top] == [3, 40, 17]

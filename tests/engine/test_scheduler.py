@@ -17,9 +17,10 @@ from support.fake_worker import FakeWorker
 PROMPT = [5, 9, 2, 7, 7, 1, 3]
 
 
-@pytest.fixture(params=["prefill", "decode"])
+@pytest.fixture(params=["prefill", "decode", "prefill, run ahead", "decode, run ahead"])
 def worker(request: pytest.FixtureRequest) -> FakeWorker:
-    return FakeWorker(request.param)
+    kind, *ahead = request.param.split(", ")
+    return FakeWorker(kind, run_ahead=bool(ahead))
 
 
 def prompt_of(length: int, seed: int = 1) -> list[int]:

@@ -27,8 +27,7 @@ from baton.engine.messages import (
     StepOutputs,
 )
 from baton.engine.models import Model
-from baton.engine.runner import ModelRunner
-from baton.engine.sampler import SampledToken
+from baton.engine.runner import LaunchedStep, ModelRunner
 from baton.engine.scheduler import Scheduler
 from baton.engine.staging import DecodeStaging, PrefillStaging
 from baton.engine.step import Step
@@ -87,15 +86,15 @@ class CheckedRunner:
         self._runner = runner
         self.scheduler: Scheduler | None = None
 
-    def run(self, step: Step) -> list[SampledToken | None]:
+    def launch(self, step: Step) -> LaunchedStep:
         assert self.scheduler is not None
-        held = {block for sequence in self.scheduler.open_sequences() for block in sequence.blocks}
+        held = {block for blocks in self.scheduler.holders() for block in blocks}
         targets = [copy.target for copy in step.copies]
         assert held >= set(targets), "a copy goes into a block that nobody holds"
         assert len(set(targets)) == len(targets), "two copies go into one block"
         assert len(step.decode) <= self.scheduler.limits.max_num_seqs
         assert sum(chunk.length for chunk in step.chunks) <= self.scheduler.limits.max_batched_tokens
-        return self._runner.run(step)
+        return self._runner.launch(step)
 
 
 class FakeWorker:
@@ -114,6 +113,7 @@ class FakeWorker:
         network: FakeNetwork | None = None,
         listener: BlockListener | None = None,
         model: Model | None = None,
+        run_ahead: bool = False,
     ) -> None:
         self.model = FakeModel()
         """Counts what is computed, unless another model runs."""
@@ -144,6 +144,7 @@ class FakeWorker:
             stats_interval_s=1.0,
             check_parent=lambda: None,
             publish=lambda: None,
+            run_ahead=run_ahead,
         )
 
     @staticmethod
