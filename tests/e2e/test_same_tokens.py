@@ -5,14 +5,13 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 from baton.bench.fleet import running_fleet
 from baton.bench.leaks import find_leaks
-from baton.bench.stream import Answer, Outcome, stream
+from baton.bench.stream import Outcome
 from support.checkpoints import MAKERS
-from support.fleets import CHECKSUMS, SMALL_POOL
+from support.fleets import CHECKSUMS, SMALL_POOL, ask_all
 from support.oracle import load_oracle, oracle_greedy
 from support.tokenizers import VOCABULARY
 
@@ -26,28 +25,6 @@ def draw_prompts() -> list[list[int]]:
     return [[rng.randrange(5, VOCABULARY) for _ in range(length)] for length in LENGTHS]
 
 
-async def ask_all(url: str, prompts: list[list[int]]) -> list[Answer]:
-    """Ask for all prompts at once."""
-    async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as tasks:
-        running = [
-            tasks.create_task(
-                stream(
-                    session,
-                    f"{url}/v1/completions",
-                    {
-                        "prompt": prompt,
-                        "max_tokens": NEW_TOKENS,
-                        "temperature": 0,
-                        "ignore_eos": True,
-                        "return_token_ids": True,
-                    },
-                )
-            )
-            for prompt in prompts
-        ]
-    return [task.result() for task in running]
-
-
 @pytest.mark.parametrize("architecture", MAKERS)
 def test_twenty_requests_at_once_get_the_tokens_of_transformers(
     architecture: str, checkpoint: Callable[[str], Path], tmp_path: Path
@@ -57,8 +34,8 @@ def test_twenty_requests_at_once_get_the_tokens_of_transformers(
     expected = [oracle_greedy(oracle, prompt, NEW_TOKENS) for prompt in prompts]
 
     with running_fleet(tmp_path / "log", "--model", str(folder), *CHECKSUMS, *SMALL_POOL) as fleet:
-        answers = asyncio.run(ask_all(fleet.url, prompts))
-        again = asyncio.run(ask_all(fleet.url, prompts))  # now from prefix caches, in part
+        answers = asyncio.run(ask_all(fleet.url, prompts, NEW_TOKENS))
+        again = asyncio.run(ask_all(fleet.url, prompts, NEW_TOKENS))  # now from prefix caches, in part
         leaks = asyncio.run(find_leaks(fleet.url, fleet.workers, settle_s=10.0))
 
     assert [(answer.outcome, answer.detail) for answer in answers] == [(Outcome.WHOLE, "")] * len(prompts)

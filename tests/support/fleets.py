@@ -1,11 +1,24 @@
-"""Flags of the fleets that whole-fleet tests start, and a wait for their load."""
+"""Flags of the fleets that whole-fleet tests start, questions to them, and a wait for their load."""
 
 import asyncio
 
-from baton.bench.stream import Answer
+import aiohttp
+
+from baton.bench.stream import Answer, stream
 
 CHECKSUMS = ("--set", "kv_transfer.verify=crc")
 SMALL_POOL = ("--set", "kv_cache_bytes=33554432")
+
+
+async def ask_all(url: str, prompts: list[list[int]], new_tokens: int) -> list[Answer]:
+    """Ask for so many greedy tokens of all prompts at once."""
+    wanted = {"max_tokens": new_tokens, "temperature": 0, "ignore_eos": True, "return_token_ids": True}
+    async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as tasks:
+        running = [
+            tasks.create_task(stream(session, f"{url}/v1/completions", {"prompt": prompt, **wanted}))
+            for prompt in prompts
+        ]
+    return [task.result() for task in running]
 
 
 class Milestones:

@@ -71,6 +71,11 @@ def prompts_of(rank: int) -> list[list[int]]:
     return [torch.randint(3, 256, (length,), generator=generator).tolist() for length in lengths]
 
 
+def greedy_tokens_of_each(group: dist.ProcessGroup, folders: list[Path], count: int) -> list[dict[str, Any]]:
+    """`greedy_tokens` of several models on one group."""
+    return [greedy_tokens(group, folder, count) for folder in folders]
+
+
 def greedy_tokens(group: dist.ProcessGroup, folder: Path, count: int) -> dict[str, Any]:
     """Each pairing's tokens for this rank's prompts, and the bytes of expert weights that were read."""
     rank, size = group.rank(), group.size()
