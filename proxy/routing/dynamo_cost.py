@@ -54,10 +54,10 @@ class DynamoCost(ByLeg):
         credit = config.overlap_credit if leg is Leg.PREFILL else config.decode_overlap_credit
         rows: list[Terms] = []
         for worker in workers:
-            row = load.row(worker.name)
-            queued = load.prefill.uncached_tokens[row] / config.block_tokens
+            queued = load.prefill_row(worker.name).uncached_tokens / config.block_tokens
             matched = found.get(worker.name, 0) * request.key_tokens / config.block_tokens
-            decoding = load.decode.reserved_tokens[row] / config.block_tokens if leg is Leg.DECODE else 0.0
+            reserved = load.decode_row(worker.name).reserved_tokens if leg is Leg.DECODE else 0.0
+            decoding = reserved / config.block_tokens
             to_compute = max(queued + prompt - credit * matched, 0.0)
             cost = config.prefill_load_scale * to_compute + decoding
             rows.append((queued, prompt, credit * matched, decoding, cost))

@@ -32,7 +32,7 @@ class DecayedFit:
 
     __slots__ = (
         "_error", "_memory", "_moments", "_prior_weight", "_ratios", "_targets", "_unsolved", "_weight",
-        "coefficients", "prior",
+        "coefficients", "due_at", "prior",
     )  # fmt: skip
 
     def __init__(self, prior: Sequence[float], *, memory: float, prior_weight: float) -> None:
@@ -51,6 +51,8 @@ class DecayedFit:
         self._weight = 0.0
         self._unsolved = 0
         self._error = 0.0
+        self.due_at = -inf
+        """When its owner wants the next observation."""
 
     @property
     def observations(self) -> float:

@@ -40,7 +40,7 @@ class LMetric(ByLeg):
         found = memory.match(request, now).by_worker()
         rows: list[Terms] = []
         for worker in workers:
-            queued = memory.load.prefill.uncached_tokens[memory.load.row(worker.name)]
+            queued = memory.load.prefill_row(worker.name).uncached_tokens
             cached = memory.cached_tokens(request, worker.name, found.get(worker.name, 0))
             tokens = queued + request.prompt_tokens - cached
             crowd = requests_in_flight(leg, worker) + 1

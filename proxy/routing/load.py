@@ -1,13 +1,14 @@
-"""What each worker has to do, as columns of numbers: one row a worker, to be read without touching objects.
+"""What each worker has to do: one row of numbers a worker and leg, read by decisions.
 
-Prefill is a queue in expected seconds. Decode is the step that the worker's sequences make. A row is computed
-again when something of that worker changed, never in a decision.
+Prefill is a queue in expected seconds. Decode is the step that the worker's sequences make. A row is kept up
+to date by what happens to its worker, never computed in a decision.
 """
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from weakref import WeakSet
+from weakref import ref
 
 from .prefill_queue import PrefillQueue
 from .rates import Rates
@@ -28,41 +29,108 @@ class WorkerFacts:
     """Decode workers of one group take every step together, at the pace of the slowest."""
 
 
-class PrefillColumns:
-    """By row: the queue, and what a prompt costs."""
+class PrefillRow(PrefillQueue):
+    """One worker's queue, and what a prompt costs it."""
 
-    def __init__(self) -> None:
-        self.orders: WeakSet[ReadyOrder] = WeakSet()
-        """Told when an entry of `ready` changes."""
-        self.clear_at: list[float] = []
-        self.behind_first_s: list[float] = []
-        self.base_s: list[float] = []
-        self.token_s: list[float] = []
-        self.pair_s: list[float] = []
-        self.ready: list[float] = []
+    __slots__ = ("base_s", "number", "pair_s", "ready", "token_s", "trust")
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+        self.base_s = self.token_s = self.pair_s = 0.0
+        self.trust = 1.0
+        """Share of the cached tokens it is believed to have that it was found to have."""
+        self.ready = 0.0
         """Order in which workers are ready: those that idle first, the fastest of them first."""
-        self.prompts: list[int] = []
-        """In the queue."""
-        self.trust: list[float] = []
-        self.uncached_tokens: list[float] = []
-        """Of the prompts in the queue."""
+
+    def predict(self, uncached_tokens: float, cached_tokens: float) -> float:
+        """Return the expected seconds of a prompt."""
+        pairs = uncached_tokens * (cached_tokens + uncached_tokens / 2)
+        return self.base_s + self.token_s * uncached_tokens + self.pair_s * pairs
 
 
-class DecodeColumns:
-    """By row: the step as it is, the step with one sequence more, and the KV that is spoken for."""
+class Team:
+    """The decode workers that take their steps together: one, or a lockstep group."""
+
+    __slots__ = ("computed", "computing", "members")
 
     def __init__(self) -> None:
-        self.orders: WeakSet[ReadyOrder] = WeakSet()
-        """Told when an entry of `ready` changes."""
-        self.step_s: list[float] = []
-        self.step_with_one_more_s: list[float] = []
+        self.members: list[DecodeRow] = []
+        self.computing = 0
+        """Prompts that they compute themselves now,"""
+        self.computed = 0
+        """and have computed."""
+
+    def pace(self) -> tuple[float, int]:
+        """Return the slowest member's step, and how many sequences all have."""
+        return max(map(_step_s, self.members)), sum(row.sequences for row in self.members)
+
+
+class DecodeRow:
+    """One worker's step as it is, with one sequence more, and the KV that is spoken for."""
+
+    __slots__ = (
+        "_base_s", "_row_s", "capacity_tokens", "captured_sizes", "context_token_s", "context_tokens",
+        "number", "ready", "reserved_tokens", "sequences", "step_s", "step_with_one_more_s", "team",
+    )  # fmt: skip
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.team = Team()
+        self.team.members.append(self)
+        self.captured_sizes: tuple[int, ...] = ()
+        self.sequences = 0
+        self.context_tokens = self.reserved_tokens = 0.0
+        self.capacity_tokens = inf
+        self._base_s = self._row_s = self.context_token_s = 0.0
+        self.step_s = 0.0
+        self.step_with_one_more_s = 0.0
         """Without the context of that one more."""
-        self.context_token_s: list[float] = []
-        self.ready: list[float] = []
+        self.ready = 0.0
         """Order in which workers are ready: by the step with one more, those without room last."""
-        self.rows: list[int] = []
-        self.reserved_tokens: list[float] = []
-        self.capacity_tokens: list[float] = []
+
+    def learn(self, base_s: float, row_s: float, context_token_s: float) -> None:
+        """Take over the worker's rates."""
+        self._base_s, self._row_s, self.context_token_s = base_s, row_s, context_token_s
+        self.weigh()
+
+    def change(self, sequences: int, context_tokens: float, reserved_tokens: float) -> None:
+        """Sequences came or went."""
+        self.sequences += sequences
+        if self.sequences:
+            self.context_tokens += context_tokens
+            self.reserved_tokens += reserved_tokens
+        else:  # Exactly zero when empty, whatever rounding has left.
+            self.context_tokens = self.reserved_tokens = 0.0
+        self.weigh()
+
+    def weigh(self) -> None:
+        """Compute the steps and the order anew."""
+        count, row_s, padded = self.sequences, self._row_s, self.captured_sizes
+        context_s = self.context_token_s * self.context_tokens
+        now, more = (self.padded(count), self.padded(count + 1)) if padded else (count, count + 1)
+        self.step_s = (self._base_s + row_s * now + context_s) if count else 0.0
+        self.step_with_one_more_s = ready = self._base_s + row_s * more + context_s
+        self.ready = ready + LATE_S if self.reserved_tokens >= self.capacity_tokens else ready
+
+    def padded(self, sequences: int) -> int:
+        """Return how many rows a step of so many sequences has."""
+        sizes = self.captured_sizes
+        place = bisect_left(sizes, sequences)
+        return sizes[place] if place < len(sizes) else sequences
+
+    def step_features(self) -> tuple[float, float]:
+        """Return rows, padded to a captured size, and context of the step that the worker takes part in.
+
+        In a lockstep group they are those of the slowest.
+        """
+        members = self.team.members
+        slowest = max(members, key=_step_s) if len(members) > 1 else self
+        return slowest.padded(slowest.sequences), slowest.context_tokens
+
+
+def _step_s(row: DecodeRow) -> float:
+    return row.step_s
 
 
 class Load:
@@ -70,144 +138,123 @@ class Load:
 
     def __init__(self, rates: Rates) -> None:
         self._rates = rates
-        self._rows: dict[str, int] = {}
+        self._numbers: dict[str, int] = {}
         self._names: list[str] = []
         self._facts: list[WorkerFacts] = []
-        self._queues: list[PrefillQueue] = []
-        self._contexts: list[float] = []
+        self._groups: dict[str, Team] = {}
         self._oldest = 0
-        self.facts_version = 0
-        """Counts the changes of what workers told."""
-        self.prefill = PrefillColumns()
-        self.decode = DecodeColumns()
+        self._capacity: float | None = None
+        self.prefill: list[PrefillRow] = []
+        """By number."""
+        self.decode: list[DecodeRow] = []
+        self._prefill_orders: list[ref[ReadyOrder]] = []
+        self._decode_orders: list[ref[ReadyOrder]] = []
 
-    def row(self, worker: str) -> int:
-        """Return the worker's row, a new one if it has none."""
-        row = self._rows.get(worker)
-        return row if row is not None else self._add(worker)
+    def number(self, worker: str) -> int:
+        """Return the number of the worker's rows, new ones if it has none."""
+        number = self._numbers.get(worker)
+        return number if number is not None else self._add(worker)
 
-    def facts(self, worker: str) -> WorkerFacts:
-        """Return what is known of the worker."""
-        return self._facts[self.row(worker)]
+    def prefill_row(self, worker: str) -> PrefillRow:
+        """Return what the worker has to prefill."""
+        return self.prefill[self.number(worker)]
+
+    def decode_row(self, worker: str) -> DecodeRow:
+        """Return what the worker decodes."""
+        return self.decode[self.number(worker)]
 
     @property
     def kv_tokens_capacity(self) -> float:
         """The KV pools of all workers together; infinite if one does not tell."""
-        return sum(self.decode.capacity_tokens)
+        if self._capacity is None:
+            self._capacity = sum(row.capacity_tokens for row in self.decode)
+        return self._capacity
 
     def describe(self, worker: str, facts: WorkerFacts) -> None:
         """Take note of what a worker told of itself."""
-        row = self.row(worker)
-        if self._facts[row] != facts:
-            self._facts[row] = facts
-            self.facts_version += 1
-            self._weigh_decode(row)
+        number = self.number(worker)
+        if self._facts[number] == facts:
+            return
+        self._facts[number] = facts
+        self._capacity = None
+        row = self.decode[number]
+        row.captured_sizes = facts.captured_batch_sizes
+        row.capacity_tokens = inf if facts.kv_tokens_capacity is None else facts.kv_tokens_capacity
+        self._join_team(row, facts.lockstep_group)
+        row.weigh()
+        self._decode_moved(row)
+
+    def prefill_order(self, numbers: Sequence[int]) -> ReadyOrder:
+        """Return the order of the prefill rows of these numbers, kept up to date while it lives."""
+        return _kept(self._prefill_orders, ReadyOrder(numbers, [row.ready for row in self.prefill]))
+
+    def decode_order(self, numbers: Sequence[int]) -> ReadyOrder:
+        """Return the same of the decode rows."""
+        return _kept(self._decode_orders, ReadyOrder(numbers, [row.ready for row in self.decode]))
 
     def prompt_sent(
-        self, worker: str, prompt: int, *, seconds: float, uncached_tokens: float, now: float
+        self, row: PrefillRow, prompt: int, *, seconds: float, uncached_tokens: float, now: float
     ) -> None:
-        """A prompt that should take `seconds` waits on `worker` from now on."""
-        row = self.row(worker)
-        self._queues[row].add(prompt, seconds, uncached_tokens, now)
-        self._weigh_prefill(row)
+        """A prompt that should take `seconds` waits on the row's worker from now on."""
+        row.add(prompt, seconds, uncached_tokens, now)
+        self._prefill_moved(row)
 
-    def prompt_done(self, worker: str, prompt: int, now: float) -> float | None:
+    def prompt_done(self, row: PrefillRow, prompt: int, now: float) -> float | None:
         """It was answered or given up. Return how long it was first in line; None if it never was."""
-        row = self.row(worker)
-        took = self._queues[row].remove(prompt, now)
-        self._weigh_prefill(row)
+        took = row.remove(prompt, now)
+        self._prefill_moved(row)
         return took
 
-    def team(self, worker: str) -> str:
-        """Return what names all those whose steps `worker` takes part in."""
-        return self.facts(worker).lockstep_group or worker
+    def sequence_added(self, row: DecodeRow, context_tokens: float, reserved_tokens: float) -> None:
+        """The worker decodes, or will, a sequence of so much context that will need so many tokens of KV."""
+        row.change(1, context_tokens, reserved_tokens)
+        self._decode_moved(row)
 
-    def prompts_waiting(self, worker: str) -> int:
-        """Return how many prompts `worker` was sent and has not answered."""
-        return len(self._queues[self.row(worker)])
-
-    def sequence_added(self, worker: str, *, context_tokens: float, reserved_tokens: float) -> None:
-        """`worker` decodes, or will, a sequence of so much context that will need so many tokens of KV."""
-        self._change_sequences(worker, 1, context_tokens, reserved_tokens)
-
-    def sequence_removed(self, worker: str, *, context_tokens: float, reserved_tokens: float) -> None:
+    def sequence_removed(self, row: DecodeRow, context_tokens: float, reserved_tokens: float) -> None:
         """The sequence ended."""
-        self._change_sequences(worker, -1, -context_tokens, -reserved_tokens)
+        row.change(-1, -context_tokens, -reserved_tokens)
+        self._decode_moved(row)
 
-    def step_features(self, worker: str) -> tuple[float, float]:
-        """Return rows, padded to a captured size, and context of the step that `worker` takes part in.
-
-        In a lockstep group they are those of the slowest.
-        """
-        row = self.row(worker)
-        group = self._facts[row].lockstep_group
-        if group is not None:
-            members = [i for i, facts in enumerate(self._facts) if facts.lockstep_group == group]
-            row = max(members, key=self.decode.step_s.__getitem__)
-        return self._padded(row, self.decode.rows[row]), self._contexts[row]
-
-    def refresh(self, worker: str, trust: float) -> None:
-        """Take over what was learned of `worker`, and of one other in turn that may use its fleet's rates."""
-        row = self.row(worker)
-        self.prefill.trust[row] = trust
+    def refresh(self, number: int) -> None:
+        """Take over what was learned of a worker, and of one other in turn that may use its fleet's rates."""
         self._oldest = (self._oldest + 1) % len(self._names)
-        for stale in (row, self._oldest):
-            self._weigh_prefill(stale)
-            self._weigh_decode(stale)
+        self._learn(number)
+        self._learn(self._oldest)
 
     def _add(self, worker: str) -> int:
-        row = self._rows[worker] = len(self._names)
+        number = self._numbers[worker] = len(self._names)
         self._names.append(worker)
         self._facts.append(WorkerFacts())
-        self._queues.append(PrefillQueue())
-        self._contexts.append(0.0)
-        for columns in (self.prefill, self.decode):
-            for column in vars(columns).values():
-                if isinstance(column, list):
-                    column.append(0)
-        self.prefill.trust[row] = 1.0
-        self._weigh_prefill(row)
-        self._weigh_decode(row)
-        return row
+        self.prefill.append(PrefillRow(number))
+        self.decode.append(DecodeRow(number))
+        self._capacity = None
+        self._learn(number)
+        return number
 
-    def _change_sequences(self, worker: str, rows: int, context: float, reserved: float) -> None:
-        row = self.row(worker)
-        self.decode.rows[row] += rows
-        empty = not self.decode.rows[row]
-        # Exactly zero when empty, whatever rounding has left.
-        self._contexts[row] = 0.0 if empty else self._contexts[row] + context
-        self.decode.reserved_tokens[row] = 0.0 if empty else self.decode.reserved_tokens[row] + reserved
-        self._weigh_decode(row)
+    def _learn(self, number: int) -> None:
+        name, queue, steps = self._names[number], self.prefill[number], self.decode[number]
+        queue.base_s, queue.token_s, queue.pair_s = self._rates.prefill_fit(name).coefficients
+        steps.learn(*self._rates.decode_step_fit(name).coefficients)
+        self._prefill_moved(queue)
+        self._decode_moved(steps)
 
-    def _weigh_prefill(self, row: int) -> None:
-        queue, columns = self._queues[row], self.prefill
-        fit = self._rates.prefill_fit(self._names[row])
-        columns.clear_at[row] = queue.clear_at
-        columns.behind_first_s[row] = queue.behind_first_s
-        columns.prompts[row] = len(queue)
-        columns.uncached_tokens[row] = queue.uncached_tokens
-        columns.base_s[row], columns.token_s[row], columns.pair_s[row] = fit.coefficients
-        columns.ready[row] = queue.clear_at if len(queue) else columns.token_s[row] - LATE_S
-        if columns.orders:
-            for order in columns.orders:
-                order.moved(row, columns.ready[row])
+    def _join_team(self, row: DecodeRow, group: str | None) -> None:
+        row.team.members.remove(row)
+        row.team = Team() if group is None else self._groups.setdefault(group, Team())
+        row.team.members.append(row)
 
-    def _weigh_decode(self, row: int) -> None:
-        columns = self.decode
-        base_s, row_s, token_s = self._rates.decode_step_fit(self._names[row]).coefficients
-        rows, context_s = columns.rows[row], token_s * self._contexts[row]
-        columns.step_s[row] = (base_s + row_s * self._padded(row, rows) + context_s) if rows else 0.0
-        columns.step_with_one_more_s[row] = base_s + row_s * self._padded(row, rows + 1) + context_s
-        columns.context_token_s[row] = token_s
-        capacity = self._facts[row].kv_tokens_capacity
-        columns.capacity_tokens[row] = inf if capacity is None else capacity
-        full = columns.reserved_tokens[row] >= columns.capacity_tokens[row]
-        columns.ready[row] = columns.step_with_one_more_s[row] + (LATE_S if full else 0.0)
-        if columns.orders:
-            for order in columns.orders:
-                order.moved(row, columns.ready[row])
+    def _prefill_moved(self, row: PrefillRow) -> None:
+        row.ready = row.clear_at if row.prompts else row.token_s - LATE_S
+        for tell in self._prefill_orders:
+            if (order := tell()) is not None:
+                order.moved(row.number, row.ready)
 
-    def _padded(self, row: int, rows: int) -> int:
-        sizes = self._facts[row].captured_batch_sizes
-        place = bisect_left(sizes, rows)
-        return sizes[place] if place < len(sizes) else rows
+    def _decode_moved(self, row: DecodeRow) -> None:
+        for tell in self._decode_orders:
+            if (order := tell()) is not None:
+                order.moved(row.number, row.ready)
+
+
+def _kept(orders: list[ref[ReadyOrder]], order: ReadyOrder) -> ReadyOrder:
+    orders.append(ref(order, orders.remove))
+    return order

@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 
 from .fleet import Worker
-from .load import Load, WorkerFacts
+from .load import DecodeRow, Load, PrefillRow, WorkerFacts
 from .observer import Leg
 from .policy import Decision
 from .prefix_index import PrefixIndex, PrefixMatch, prefix_keys
@@ -56,33 +56,26 @@ class _Booking:
     request: RequestView
     """Held so that no other object takes its identity."""
     keys: list[int]
-    prefill: Worker | None
-    decode: Worker
+    decision: Decision
+    computes: str
+    """Who computes the prompt."""
+    queue: PrefillRow
+    """Of that one."""
+    steps: DecodeRow
     promised: int
     known_on_decode: int
-    prompt_tokens: int
-    output_tokens: float
-    """As expected."""
-    uncached_tokens: float
+    context_tokens: float
+    """Both as expected of the sequence."""
+    reserved_tokens: float
     computed: bool = False
     """Decode by itself computed the prompt, or it was given up."""
     prefilled_at: float | None = None
     streaming_at: float = 0.0
     computed_before: int | None = None
-    """Prompts that its decode group had computed itself when the stream began; None: one was under way."""
-    rows: float = 0.0
-    context_tokens: float = 0.0
-
-    @property
-    def computes(self) -> Worker:
-        return self.prefill or self.decode
-
-    @property
-    def sequence(self) -> dict[str, float]:
-        return {
-            "context_tokens": self.prompt_tokens + self.output_tokens / 2,
-            "reserved_tokens": self.prompt_tokens + self.output_tokens,
-        }
+    """Prompts that its team had computed itself when the stream began; None: one was under way."""
+    step_rows: float = 0.0
+    step_tokens: float = 0.0
+    """Both of the step that the stream began in."""
 
 
 class RoutingMemory:
@@ -103,17 +96,17 @@ class RoutingMemory:
         # By identity, since clients' ids may repeat.
         self._bookings: dict[int, _Booking] = {}
         self._runs: dict[str, _Run] = {}
-        self._computing: Counter[str] = Counter()
-        self._computed: Counter[str] = Counter()
-        """By decode group: prompts that its workers compute themselves now, and have computed."""
         self._outputs_seen = 0.0
         self._output_sum = 0.0
 
     # --- what policies ask
 
     def match(self, request: RequestView, now: float) -> PrefixMatch:
-        """Return how much of the prompt each worker holds."""
-        return self.index.lookup(self.keys(request), now)
+        """Return how much of the prompt each worker holds; looked up once while the index is the same."""
+        keys, match = self.keys(request), request.prefix_match
+        if match is None or not self.index.holds_still(match, now):
+            match = request.prefix_match = self.index.lookup(keys, now)
+        return match
 
     def keys(self, request: RequestView) -> list[int]:
         """Return the prompt's keys; they are hashed once for each request."""
@@ -145,80 +138,66 @@ class RoutingMemory:
     def dispatched(self, request: RequestView, decision: Decision, now: float) -> None:
         """Take the prompt as known to the worker that will compute it, and book the work."""
         assert id(request) not in self._bookings, f"{request.request_id} is in flight already"
-        keys = self.keys(request)
-        match = self.index.lookup(keys, now)
-        computes = decision.prefill or decision.decode
-        promised = match.chunks(computes.name)
-        cached = self.cached_tokens(request, computes.name, promised)
-        booking = _Booking(
-            request=request,
-            keys=keys,
-            prefill=decision.prefill,
-            decode=decision.decode,
-            promised=promised,
-            known_on_decode=match.chunks(decision.decode.name),
-            prompt_tokens=request.prompt_tokens,
-            output_tokens=self.expected_output_tokens(request),
-            uncached_tokens=request.prompt_tokens - cached,
+        match, load = self.match(request, now), self.load
+        keys, prompt_tokens = self.keys(request), request.prompt_tokens
+        decode = decision.decode.name
+        computes = decision.prefill.name if decision.prefill is not None else decode
+        promised, known = match.chunks(computes), match.chunks(decode)
+        output_tokens = self.expected_output_tokens(request)
+        queue, steps = load.prefill_row(computes), load.decode_row(decode)
+        cached = self.cached_tokens(request, computes, promised) if promised else 0.0
+        context, reserved = prompt_tokens + output_tokens / 2, prompt_tokens + output_tokens
+        self._bookings[id(request)] = _Booking(
+            request, keys, decision, computes, queue, steps, promised, known, context, reserved
         )
-        self._bookings[id(request)] = booking
-        seconds = self.rates.prefill_s(
-            computes.name, uncached_tokens=booking.uncached_tokens, cached_tokens=cached
-        )
-        self.load.prompt_sent(
-            computes.name, id(request), seconds=seconds, uncached_tokens=booking.uncached_tokens, now=now
-        )
+        uncached = prompt_tokens - cached
+        seconds = queue.predict(uncached, cached)
+        load.prompt_sent(queue, id(request), seconds=seconds, uncached_tokens=uncached, now=now)
         if decision.prefill is None:
-            self._computing[self.load.team(decision.decode.name)] += 1
-        self.load.sequence_added(decision.decode.name, **booking.sequence)
-        # The decode worker of a pair has the prompt only once it streams: see there.
-        self.index.insert(computes.name, keys, now)
-        new = len(keys) - promised
-        self.learned_chunks[computes.name] += new
-        if decision.prefill is not None:
-            self.learned_chunks[decision.decode.name] += len(keys) - booking.known_on_decode
-            new += len(keys) - booking.known_on_decode
-        self._turn_over(new * request.key_tokens, now)
+            steps.team.computing += 1
+        load.sequence_added(steps, context, reserved)
+        if keys:
+            # The decode worker of a pair has the prompt only once it streams: see there.
+            self.index.insert(computes, keys, now)
+            self._count_new(request, decision, promised, known, now)
 
     def prefilled(
         self, request: RequestView, *, prompt_tokens: int | None, cached_tokens: int | None, now: float
     ) -> None:
         """Learn how fast the prefill worker is and how much of the index is true of it."""
         booking = self._bookings.get(id(request))
-        if booking is None or booking.prefill is None:
+        if booking is None or booking.decision.prefill is None:
             return
         booking.prefilled_at = now
-        self._learn_prefill(request, booking, prompt_tokens, cached_tokens, now)
+        self._learn_prefill(booking, prompt_tokens, cached_tokens, now)
 
     def streaming(self, request: RequestView, *, cached_tokens: int | None, now: float) -> None:
         """Learn how fast the KV came over; the decode worker's step starts to count."""
         booking = self._bookings.get(id(request))
         if booking is None:
             return
-        name = booking.decode.name
-        if booking.prefill is None:
-            self._learn_prefill(request, booking, None, cached_tokens, now)
+        if booking.decision.prefill is None:
+            self._learn_prefill(booking, None, cached_tokens, now)
         else:
-            self.index.insert(name, booking.keys, now)
+            if booking.keys:
+                self.index.insert(booking.decision.decode.name, booking.keys, now)
             if booking.prefilled_at is not None:
-                self._learn_transfer(request, booking, booking.prefilled_at, now)
-        team = self.load.team(name)
-        booking.computed_before = None if self._computing[team] else self._computed[team]
+                self._learn_transfer(booking, booking.prefilled_at, now)
+        team = booking.steps.team
+        booking.computed_before = None if team.computing else team.computed
         booking.streaming_at = now
-        booking.rows, booking.context_tokens = self.load.step_features(name)
+        booking.step_rows, booking.step_tokens = booking.steps.step_features()
 
     def ended(self, request: RequestView, *, output_tokens: int | None, now: float) -> None:
         """Give the work back; learn how long the answer was and what a decode step took."""
         booking = self._bookings.pop(id(request), None)
         if booking is None:
             return
-        name = booking.decode.name
         if booking.streaming_at and output_tokens is not None:
             self._outputs_seen = self._outputs_seen * _OUTPUT_MEMORY + 1.0
             self._output_sum = self._output_sum * _OUTPUT_MEMORY + output_tokens
             self._learn_step(booking, output_tokens, now)
         self._give_back(booking, now)
-        self.load.refresh(name, self.index.trust(name))
 
     def failed(self, request: RequestView, leg: Leg, now: float) -> None:
         """Take back what the dispatch assumed."""
@@ -226,21 +205,33 @@ class RoutingMemory:
         if booking is None:
             return
         self._give_back(booking, now)
-        self._runs.pop(booking.computes.name, None)
+        self._runs.pop(booking.computes, None)
         if booking.prefilled_at is None:
-            self.index.retract(booking.computes.name, booking.keys, kept_chunks=booking.promised)
+            self.index.retract(booking.computes, booking.keys, kept_chunks=booking.promised)
 
     def restarted(self, worker: Worker) -> None:
         """Forget what the worker held and how fast it was."""
-        self.index.clear_worker(worker.name)
-        self.rates.forget(worker.name)
-        self.learned_chunks.pop(worker.name, None)
-        self._runs.pop(worker.name, None)
-        self.load.refresh(worker.name, 1.0)
+        name = worker.name
+        self.index.clear_worker(name)
+        self.rates.forget(name)
+        self.learned_chunks.pop(name, None)
+        self._runs.pop(name, None)
+        self.load.prefill_row(name).trust = 1.0
+        self.load.refresh(self.load.number(name))
 
-    def _turn_over(self, new_tokens: float, now: float) -> None:
-        """A cache has turned over when as many tokens were computed into it as it holds."""
-        self._new_tokens += new_tokens
+    def _count_new(
+        self, request: RequestView, decision: Decision, promised: int, known_on_decode: int, now: float
+    ) -> None:
+        """Count what the workers did not have; tell the index when their caches have turned over."""
+        chunks = len(request.prefix_keys or ())
+        new = chunks - promised
+        computes = decision.prefill or decision.decode
+        self.learned_chunks[computes.name] += new
+        if decision.prefill is not None:
+            self.learned_chunks[decision.decode.name] += chunks - known_on_decode
+            new += chunks - known_on_decode
+        self._new_tokens += new * request.key_tokens
+        # A cache has turned over when as many tokens were computed into it as it holds.
         if self._new_tokens >= self.load.kv_tokens_capacity * _TURNOVER:
             self._new_tokens = 0.0
             self.index.turn(now)
@@ -248,30 +239,32 @@ class RoutingMemory:
     # --- learning
 
     def _learn_prefill(
-        self,
-        request: RequestView,
-        booking: _Booking,
-        prompt_tokens: int | None,
-        cached_tokens: int | None,
-        now: float,
+        self, booking: _Booking, prompt_tokens: int | None, cached_tokens: int | None, now: float
     ) -> None:
-        name, total = booking.computes.name, prompt_tokens or booking.prompt_tokens
+        request, name = booking.request, booking.computes
         took = self._prompt_done(booking, now)
-        if cached_tokens is not None:
+        if cached_tokens is None:
+            return
+        total = prompt_tokens or request.prompt_tokens
+        if booking.keys:
             found = round(cached_tokens / request.key_tokens) if request.key_tokens else 0
             self.index.confirm(
                 name, booking.keys, promised_chunks=booking.promised, cached_chunks=found, now=now
             )
-            self._add_to_run(name, max(total - cached_tokens, 1), cached_tokens, took or 0.0)
-        self.load.refresh(name, self.index.trust(name))
+            booking.queue.trust = self.index.trust(name)
+        if self.rates.wants_prefill(name, now):
+            self._add_to_run(booking, max(total - cached_tokens, 1), cached_tokens, took or 0.0, now)
 
-    def _add_to_run(self, name: str, uncached_tokens: float, cached_tokens: float, seconds: float) -> None:
+    def _add_to_run(
+        self, booking: _Booking, uncached_tokens: float, cached_tokens: float, seconds: float, now: float
+    ) -> None:
+        name = booking.computes
         run = self._runs.setdefault(name, _Run())
         run.prompts += 1
         run.uncached_tokens += uncached_tokens
         run.pairs += attended_pairs(uncached_tokens, cached_tokens)
         run.seconds += seconds
-        if run.prompts >= _RUN_PROMPTS or not self.load.prompts_waiting(name):
+        if run.prompts >= _RUN_PROMPTS or not booking.queue.prompts:
             del self._runs[name]
             self.rates.prefilled_several(
                 name,
@@ -279,43 +272,45 @@ class RoutingMemory:
                 uncached_tokens=run.uncached_tokens,
                 pairs=run.pairs,
                 seconds=run.seconds,
+                now=now,
             )
+            self.load.refresh(booking.queue.number)
 
-    def _learn_transfer(self, request: RequestView, booking: _Booking, since: float, now: float) -> None:
-        assert booking.prefill is not None
-        held = self.cached_tokens(request, booking.decode.name, booking.known_on_decode)
-        moved = (booking.prompt_tokens - held) * self.kv_bytes_per_token
-        step_s = self.load.decode.step_s[self.load.row(booking.decode.name)]
-        self.rates.transferred(
-            booking.prefill.name,
-            booking.decode.name,
-            kv_bytes=round(moved),
-            seconds=max(now - since - step_s, 0),
-        )
+    def _learn_transfer(self, booking: _Booking, since: float, now: float) -> None:
+        assert booking.decision.prefill is not None
+        request, giver, taker = booking.request, booking.decision.prefill.name, booking.decision.decode.name
+        if not self.rates.wants_transfer(giver, taker, now):
+            return
+        held = self.cached_tokens(request, taker, booking.known_on_decode)
+        moved = (request.prompt_tokens - held) * self.kv_bytes_per_token
+        seconds = max(now - since - booking.steps.step_s, 0)
+        self.rates.transferred(giver, taker, kv_bytes=round(moved), seconds=seconds, now=now)
 
     def _learn_step(self, booking: _Booking, output_tokens: int, now: float) -> None:
-        name = booking.decode.name
-        team = self.load.team(name)
+        team, name = booking.steps.team, booking.decision.decode.name
         # Steps that carried chunks of prompts along say nothing of what a step takes by itself.
-        undisturbed = not self._computing[team] and booking.computed_before == self._computed[team]
-        if output_tokens < 2 or not undisturbed:
+        undisturbed = not team.computing and booking.computed_before == team.computed
+        if output_tokens < 2 or not undisturbed or not self.rates.wants_step(name, now):
             return
-        rows, context = self.load.step_features(name)
+        rows, context = booking.steps.step_features()
         self.rates.decoded(
             name,
-            rows=(booking.rows + rows) / 2,
-            context_tokens=(booking.context_tokens + context) / 2,
+            rows=(booking.step_rows + rows) / 2,
+            context_tokens=(booking.step_tokens + context) / 2,
             seconds=(now - booking.streaming_at) / (output_tokens - 1),
+            now=now,
         )
+        self.load.refresh(booking.steps.number)
 
     def _prompt_done(self, booking: _Booking, now: float) -> float | None:
-        if booking.prefill is None and not booking.computed:
-            booking.computed = True
-            team = self.load.team(booking.decode.name)
-            self._computing[team] -= 1
-            self._computed[team] += 1
-        return self.load.prompt_done(booking.computes.name, id(booking.request), now)
+        if booking.computed:
+            return None
+        booking.computed = True
+        if booking.decision.prefill is None:
+            booking.steps.team.computing -= 1
+            booking.steps.team.computed += 1
+        return self.load.prompt_done(booking.queue, id(booking.request), now)
 
     def _give_back(self, booking: _Booking, now: float) -> None:
         self._prompt_done(booking, now)
-        self.load.sequence_removed(booking.decode.name, **booking.sequence)
+        self.load.sequence_removed(booking.steps, booking.context_tokens, booking.reserved_tokens)

@@ -18,8 +18,6 @@ either leg are then paired, each pair over its own link.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from heapq import nsmallest
 from itertools import islice
 from typing import Annotated
 
@@ -28,9 +26,8 @@ import msgspec
 from .fleet import Fleet, Kind, Worker
 from .memory import IndexConfig, RoutingMemory
 from .policy import Decision
-from .pools import EXACT, LegView, PoolViews
-from .prefix_index import PrefixMatch
-from .prices import DecodePrices, PrefillPrices, Scales
+from .pools import EXACT, PoolViews
+from .prices import DecodeTerms, Leg, Need, PrefillTerms, Scales, price_decode, price_prefill, work_scale
 from .rates import RateConfig
 from .view import RequestView
 from .why import Row, Why
@@ -66,40 +63,29 @@ class PairCostConfig(
     rates: RateConfig = RateConfig()
 
 
-@dataclass(slots=True)
-class _Leg:
-    """One leg in one decision: the workers that were priced, by their place in the pool."""
-
-    view: LegView
-    match: PrefixMatch
-    """Which worker holds how much of the prompt."""
-    terms: dict[int, tuple[float, ...]] = field(default_factory=dict)
-    doubts: dict[int, float] = field(default_factory=dict)
-    costs: dict[int, float] = field(default_factory=dict)
-
-    depths: dict[int, int] = field(default_factory=dict)
-
-    def depth(self, place: int) -> int:
-        """Return how many chunks of the prompt the worker holds."""
-        depth = self.depths.get(place)
-        if depth is None:
-            depth = self.depths[place] = self.match.depth(self.view.bit_of[place])
-        return depth
-
-    def cheapest(self, most: int) -> list[int]:
-        return sorted(self.costs, key=self.costs.__getitem__)[:most]
-
-
-@dataclass(slots=True)
 class _Offer:
     """One decision's numbers."""
 
-    request: RequestView
-    prefill: _Leg
-    decode: _Leg
-    decode_prices: DecodePrices
-    alone: dict[int, tuple[float, ...]] = field(default_factory=dict)
-    """Terms of the decode workers that were priced by themselves."""
+    __slots__ = ("alone", "decode", "decode_terms", "fleet", "need", "prefill", "prefill_terms", "request")
+
+    def __init__(self, request: RequestView, fleet: Fleet, need: Need, prefill: Leg, decode: Leg) -> None:
+        self.request = request
+        self.fleet = fleet
+        self.need = need
+        self.prefill = prefill
+        self.decode = decode
+        self.prefill_terms: dict[int, PrefillTerms] = {}
+        self.decode_terms: dict[int, DecodeTerms] = {}
+        self.alone: dict[int, tuple[float, ...]] = {}
+        """Terms of the decode workers that were priced by themselves."""
+
+    def cheapest_prefills(self, most: int) -> list[int]:
+        terms = self.prefill_terms
+        return sorted(terms, key=lambda place: terms[place][-1])[:most]
+
+    def cheapest_decodes(self, most: int) -> list[int]:
+        terms = self.decode_terms
+        return sorted(terms, key=lambda place: terms[place][-1])[:most]
 
 
 class PairCost:
@@ -112,64 +98,65 @@ class PairCost:
 
     def decide(self, request: RequestView, fleet: Fleet, now: float) -> Decision | None:
         """Return the cheapest pair, or the decode worker alone where that is cheaper."""
+        scales = self._config.scales
         view = self._views.of(request.model, fleet.pool(request.model))
         match = self._memory.match(request, now)
-        decode_prices = DecodePrices(
-            self._memory, self._config.scales, view.decode, request, self._config.kv_bytes_per_token
-        )
-        decode = _Leg(view.decode, match)
-        self._price_decode(decode, decode_prices, request.tried_decode, now)
-        if not decode.costs:
+        offer = _Offer(request, fleet, self._need(request), Leg(view.prefill, match), Leg(view.decode, match))
+        leg = offer.decode
+        places = self._shortlist(leg, request.tried_decode, now)
+        if not places:
             return None
-        prefill = _Leg(view.prefill, match)
-        if not request.decode_only and view.prefill.workers:
-            self._price_prefill(prefill, request, now)
-        offer = _Offer(request, prefill, decode, decode_prices)
-        pair = self._best_pair(offer, fleet)
+        offer.decode_terms = price_decode(scales, offer.need, leg, places)
+        leg = offer.prefill
+        if leg.view.workers and not request.decode_only:
+            places = self._shortlist(leg, request.tried_prefill, now)
+            scale = work_scale(scales, leg, places)
+            offer.prefill_terms = price_prefill(scales, offer.need, leg, places, scale=scale, now=now)
+        pair = self._best_pair(offer)
         alone = self._best_alone(offer, pair is None, now)
         if pair is not None and (alone is None or pair[0] <= offer.alone[alone][-1]):
             return self._decision(offer, pair[1], pair[2])
         assert alone is not None
         return self._decision(offer, None, alone)
 
-    # --- pricing
-
-    def _price_prefill(self, leg: _Leg, request: RequestView, now: float) -> None:
-        places = self._shortlist(leg, request.tried_prefill, now)
-        prices = PrefillPrices(
-            self._memory, self._config.scales, leg.view, places=places, request=request, now=now
+    def _need(self, request: RequestView) -> Need:
+        memory, prompt, bytes_each = self._memory, request.prompt_tokens, self._config.kv_bytes_per_token
+        return Need(
+            float(prompt),
+            memory.expected_output_tokens(request),
+            request.key_tokens,
+            prompt * bytes_each,
+            request.key_tokens * bytes_each,
+            *memory.rates.fleet_transfer_fit.coefficients,
         )
-        for place in places:
-            wait, work, overdue = leg.terms[place] = prices.terms(place, leg.depth(place))
-            leg.costs[place] = wait + work + overdue + leg.doubts.get(place, 0.0)
 
-    def _price_decode(self, leg: _Leg, prices: DecodePrices, tried: set[str], now: float) -> None:
-        for place in self._shortlist(leg, tried, now):
-            wait, step = leg.terms[place] = prices.terms(place)
-            usual = prices.usual_transfer_s(leg.depth(place))
-            leg.costs[place] = wait + step + usual + leg.doubts.get(place, 0.0)
+    # --- which workers
 
-    def _shortlist(self, leg: _Leg, tried: set[str], now: float) -> Sequence[int]:
-        """Return the places worth pricing that may be chosen, and note what they are doubted for."""
+    def _shortlist(self, leg: Leg, tried: set[str], now: float) -> Sequence[int]:
+        """Return the places worth pricing that may be chosen; note what they are doubted for and hold."""
         everyone = range(len(leg.view.workers))
-        if len(everyone) > EXACT and (found := self._open(leg, self._likely(leg), tried, now)):
-            return found
-        return self._open(leg, everyone, tried, now) or [
+        found: Sequence[int] = ()
+        if len(everyone) > EXACT:
+            found = self._open(leg, self._likely(leg), tried, now)
+        found = found or self._open(leg, everyone, tried, now) or [
             place for place in everyone if leg.view.workers[place].name not in tried
-        ]
+        ]  # fmt: skip
+        leg.look_up(found)
+        return found
 
-    def _likely(self, leg: _Leg) -> Sequence[int]:
+    def _likely(self, leg: Leg) -> Sequence[int]:
         """Return those ready first, of all and of those that hold equally much of the prompt."""
         view = leg.view
+        assert view.order is not None
         places = view.order.first(LIKELY)
         for holders in islice(leg.match.minorities(view.bits, view.place_of), LEVELS):
-            places += nsmallest(PAIRED, holders, lambda place: view.ready[view.row_of[place]])
+            places += view.order.least(PAIRED, holders)
         return list(dict.fromkeys(places))
 
-    def _open(self, leg: _Leg, places: Sequence[int], tried: set[str], now: float) -> list[int]:
+    def _open(self, leg: Leg, places: Sequence[int], tried: set[str], now: float) -> Sequence[int]:
         """Return those that were not tried and are not cooling off."""
-        workers, slow_start_s = leg.view.workers, self._config.slow_start_s
-        some_new = now < leg.view.newest_since + slow_start_s
+        workers = leg.view.workers
+        some_new = now < leg.view.newest_since + self._config.slow_start_s
         found = []
         for place in places:
             worker = workers[place]
@@ -189,63 +176,64 @@ class PairCost:
 
     # --- choosing
 
-    def _best_pair(self, offer: _Offer, fleet: Fleet) -> tuple[float, int, int] | None:
+    def _best_pair(self, offer: _Offer) -> tuple[float, int, int] | None:
         """Return cost and places of the cheapest pair."""
-        if not offer.prefill.costs:
+        if not offer.prefill_terms:
             return None
-        found = self._pairs(offer, fleet, offer.prefill.cheapest(PAIRED), offer.decode.cheapest(PAIRED))
+        found = self._pairs(offer, offer.cheapest_prefills(PAIRED), offer.cheapest_decodes(PAIRED))
         if not found:
             # Hands not shaken where it would be best: look at all that were priced.
-            found = self._pairs(offer, fleet, list(offer.prefill.costs), list(offer.decode.costs))
+            found = self._pairs(offer, list(offer.prefill_terms), list(offer.decode_terms))
         return min(found, default=None)
 
     def _pairs(
-        self, offer: _Offer, fleet: Fleet, prefills: Sequence[int], decodes: Sequence[int]
+        self, offer: _Offer, prefills: Sequence[int], decodes: Sequence[int]
     ) -> list[tuple[float, int, int]]:
         givers, takers = offer.prefill.view.workers, offer.decode.view.workers
+        may_pair, transfer_s, several = offer.fleet.may_pair, self._transfer_s, offer.request.answers > 1
         found = []
         for d in decodes:
-            taker, depth = takers[d], offer.decode.depth(d)
-            if offer.request.answers > 1 and taker.kind is Kind.VLLM:
+            taker = takers[d]
+            if several and taker.kind is Kind.VLLM:
                 continue  # It pulls once for each answer, but its peer frees the blocks after the first pull.
-            rest = offer.decode.costs[d] - offer.decode_prices.usual_transfer_s(depth)
+            depth, here = offer.decode.depths.get(d, 0), offer.decode_terms[d][2]
             for p in prefills:
                 giver = givers[p]
-                if giver is not taker and fleet.may_pair(giver, taker):
-                    transfer = self._transfer_s(offer, giver, taker, depth)
-                    found.append((offer.prefill.costs[p] + rest + transfer, p, d))
+                if giver is not taker and may_pair(giver, taker):
+                    cost = offer.prefill_terms[p][3] + here + transfer_s(offer, giver, taker, depth)
+                    found.append((cost, p, d))
         return found
 
     def _transfer_s(self, offer: _Offer, giver: Worker, taker: Worker, depth: int) -> float:
         base_s, byte_s = self._memory.rates.transfer_fit(giver.name, taker.name).coefficients
-        return offer.decode_prices.transfer_s(base_s, byte_s, depth)
+        return self._config.scales.transfer * offer.need.transfer_s(base_s, byte_s, depth)
 
     def _best_alone(self, offer: _Offer, must: bool, now: float) -> int | None:
         """Return the decode worker that computes the prompt cheapest by itself, if it `must` or may."""
         if not must and not self._config.decode_alone:
             return None
-        leg = offer.decode
-        places = list(leg.costs)
+        scales, leg = self._config.scales, offer.decode
+        places = list(offer.decode_terms)
         if len(leg.view.workers) > EXACT:
-            places = list({*leg.cheapest(PAIRED), max(leg.depths, key=leg.depths.__getitem__)})
-        prices = PrefillPrices(
-            self._memory, self._config.scales, leg.view, places=places, request=offer.request, now=now
-        )
-        for place in places:
-            if not must and self._disturbs(offer, place):
-                continue
-            wait, work, overdue = prices.terms(place, leg.depth(place))
-            decode_wait, step = leg.terms[place]
+            deepest = max(places, key=lambda place: leg.depths.get(place, 0))
+            places = list({*offer.cheapest_decodes(PAIRED), deepest})
+        scale = work_scale(scales, leg, places)
+        if not must:
+            places = [place for place in places if not self._disturbs(offer, place)]
+        priced = price_prefill(scales, offer.need, leg, places, scale=scale, now=now)
+        for place, (wait, work, overdue, _) in priced.items():
+            decode_wait, step, _, _ = offer.decode_terms[place]
             doubt = overdue + leg.doubts.get(place, 0.0)
-            interference = offer.decode_prices.interference_s(place, work)
-            terms = (wait, work, 0.0, decode_wait, step, interference, doubt)
-            offer.alone[place] = (*terms, sum(terms))
+            # All who decode with it lose the time that the prompt takes.
+            interference = scales.interference * work * _crowd(leg, place)
+            cost = wait + work + decode_wait + step + interference + doubt
+            offer.alone[place] = (wait, work, 0.0, decode_wait, step, interference, doubt, cost)
         return min(offer.alone, key=lambda place: offer.alone[place][-1], default=None)
 
     def _disturbs(self, offer: _Offer, place: int) -> bool:
         """Whether others would feel it if the worker computed the prompt."""
-        missing = offer.request.prompt_tokens - offer.decode.depth(place) * offer.request.key_tokens
-        return missing > self._config.alone_tokens and offer.decode_prices.crowd(place) > 0
+        missing = offer.need.prompt_tokens - offer.decode.depths.get(place, 0) * offer.need.key_tokens
+        return missing > self._config.alone_tokens and _crowd(offer.decode, place) > 0
 
     # --- explaining
 
@@ -256,11 +244,11 @@ class PairCost:
 
     def _rows(self, offer: _Offer, prefill: int | None, decode: int) -> list[Row]:
         """Return the choice; then what else was priced: beside either of the chosen, and decode alone."""
-        beside = prefill if prefill is not None else next(iter(offer.prefill.cheapest(1)), None)
+        beside = prefill if prefill is not None else next(iter(offer.cheapest_prefills(1)), None)
         rows = [self._row(offer, prefill, decode)]
-        rows += [self._row(offer, place, decode) for place in offer.prefill.costs if place != prefill]
+        rows += [self._row(offer, place, decode) for place in offer.prefill_terms if place != prefill]
         if beside is not None:
-            rows += [self._row(offer, beside, place) for place in offer.decode.costs if place != decode]
+            rows += [self._row(offer, beside, place) for place in offer.decode_terms if place != decode]
         rows += [self._row(offer, None, place) for place in offer.alone if (None, place) != (prefill, decode)]
         return rows
 
@@ -269,9 +257,16 @@ class PairCost:
         if prefill is None:
             return None, taker, offer.alone[decode]
         giver = offer.prefill.view.workers[prefill]
-        wait, work, overdue = offer.prefill.terms[prefill]
-        decode_wait, step = offer.decode.terms[decode]
+        wait, work, overdue, _ = offer.prefill_terms[prefill]
+        decode_wait, step, _, _ = offer.decode_terms[decode]
         doubt = overdue + offer.prefill.doubts.get(prefill, 0.0) + offer.decode.doubts.get(decode, 0.0)
-        transfer = self._transfer_s(offer, giver, taker, offer.decode.depth(decode))
+        transfer = self._transfer_s(offer, giver, taker, offer.decode.depths.get(decode, 0))
         terms = (wait, work, transfer, decode_wait, step, 0.0, doubt)
         return giver, taker, (*terms, sum(terms))
+
+
+def _crowd(leg: Leg, place: int) -> int:
+    """Return how many sequences decode in step with one worker's, its own included."""
+    row = leg.view.steps[place]
+    members = row.team.members
+    return row.sequences if len(members) == 1 else sum(member.sequences for member in members)

@@ -5,14 +5,18 @@ it, so equal keys mean equal prefixes. The index maps a key to the set of worker
 are inserted at dispatch, before the worker has computed them, so that requests which arrive together find
 each other; the worker's answer confirms, a failed dispatch retracts.
 
-Entries live in two generations, each in order of last use. Every `max_age_s / 2` the young one becomes the
-old one and the old one is forgotten: a worker stays in a set for `max_age_s / 2` to `max_age_s` after its
-last use of the chunk. Under the byte cap the least recently used entries go first.
+Chunks that follow each other and were sent to the same workers are one run, which is cut in two where prompts
+part. Since a key stands for all that comes before it, a run is in a prompt when its last key is: a lookup and
+an insertion cost a step for each run, of which a prompt has few, and not for each chunk.
+
+Every `max_age_s / 2` the index turns: what was noted before the turn is old, what was old is forgotten. A
+worker stays in a set for `max_age_s / 2` to `max_age_s` after its last use of the chunk. Under the byte cap
+the least recently used runs go first, each from its end.
 
 No clock, no I/O: policies and the dispatcher call it with the time.
 """
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
@@ -22,14 +26,16 @@ from .worker_bits import WorkerBits
 
 T = TypeVar("T")
 
-ENTRY_BYTES = 440
-"""Upper bound of an entry's memory but for the digits of its set: key, set, list node (about 100) and its
-share of tables that grow threefold and shrink late, one of which may be nearly empty. A test measures it."""
+KEY_BYTES = 190
+"""Upper bound of a chunk's memory: its key, its places in a run and in a table that grows threefold."""
+RUN_BYTES = 500
+"""Upper bound of a run's memory but for its chunks and the digits of its two sets. A test measures both."""
 _INT_DIGIT_BITS = 30
 _INT_DIGIT_BYTES = 4
 _TRUST_PRIOR_CHUNKS = 64.0
 _TRUST_MEMORY = 0.98
 _DRAIN_AT_LEAST = 16
+_DRAIN_AT_REST = 1024
 
 
 def prefix_keys(data: bytes | memoryview, chunk_bytes: int, seed: int) -> list[int]:
@@ -48,9 +54,13 @@ def prefix_keys(data: bytes | memoryview, chunk_bytes: int, seed: int) -> list[i
 class PrefixMatch:
     """How many leading chunks of one prompt each worker holds. Read it before the index changes."""
 
-    def __init__(self, bits: WorkerBits, levels: list[tuple[int, int]]) -> None:
+    __slots__ = ("_bits", "_levels", "version")
+
+    def __init__(self, bits: WorkerBits, levels: list[tuple[int, int]], version: object) -> None:
         self._bits = bits
         self._levels = levels
+        self.version = version
+        """Of the index when it was read."""
 
     @property
     def longest(self) -> int:
@@ -102,6 +112,41 @@ class _Trust:
         self.found = self.found * _TRUST_MEMORY + min(promised, found)
 
 
+class _Run:
+    """Chunks in a row that the same workers hold."""
+
+    __slots__ = ("keys", "old", "turn", "young")
+
+    def __init__(self, keys: list[int], turn: int, young: int, old: int) -> None:
+        self.keys = keys
+        self.turn = turn
+        """When it was looked at last; a turn makes the young set the old one."""
+        self.young = young
+        self.old = old
+
+    def workers(self, turn: int) -> int:
+        """Return the set of those who hold it at `turn`."""
+        if self.turn != turn:
+            self.old = self.young if turn - self.turn == 1 else 0
+            self.young = 0
+            self.turn = turn
+        return self.young | self.old
+
+    def shared(self, keys: Sequence[int], at: int) -> int:
+        """Return how many of its chunks stand in `keys` from `at` on, where its first one does."""
+        mine, left = self.keys, len(keys) - at
+        if len(mine) <= left and keys[at + len(mine) - 1] == mine[-1]:
+            return len(mine)
+        low, high = 1, min(len(mine), left)
+        while low < high:  # equal keys have equal chunks before them
+            middle = (low + high + 1) // 2
+            if mine[middle - 1] == keys[at + middle - 1]:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+
 class PrefixIndex:
     """Chunk keys to sets of workers, in at most `max_bytes` of memory."""
 
@@ -111,20 +156,21 @@ class PrefixIndex:
         self._turned_at = now
         self._turn = 0
         self._bits = WorkerBits()
-        self._young: OrderedDict[int, int] = OrderedDict()
-        self._old: OrderedDict[int, int] = OrderedDict()
-        self._forgotten: deque[OrderedDict[int, int]] = deque()
-        self._forgotten_entries = 0
+        self._run_of: dict[int, _Run] = {}
+        self._runs: OrderedDict[_Run, None] = OrderedDict()
+        """In order of their last use."""
         self._trust: dict[str, _Trust] = {}
+        self._version = object()
+        """Another one after every change."""
 
     def __len__(self) -> int:
-        """Entries in memory, forgotten ones that are not yet freed included."""
-        return len(self._young) + len(self._old) + self._forgotten_entries
+        """Chunks in memory, forgotten ones that are not yet freed included."""
+        return len(self._run_of)
 
     @property
     def memory_bytes(self) -> int:
         """Upper bound of the memory in use; at most `max_bytes` after every call."""
-        return len(self) * self._entry_bytes()
+        return len(self._run_of) * KEY_BYTES + len(self._runs) * self._run_bytes()
 
     @property
     def bits_version(self) -> int:
@@ -135,35 +181,45 @@ class PrefixIndex:
         """Return the worker's bit in sets, a new one if it has none."""
         return self._bits.claim(worker)
 
+    def holds_still(self, match: PrefixMatch, now: float) -> bool:
+        """Whether `match` is what `lookup` would return."""
+        return match.version is self._version and now < self._turned_at + self._half_life_s
+
     def lookup(self, keys: Sequence[int], now: float) -> PrefixMatch:
         """Return how many leading `keys` every worker holds. Looking does not keep entries alive."""
         self._turn_generations(now)
-        young, old = self._young, self._old
-        levels = []
-        matching = self._bits.live
-        for depth, key in enumerate(keys):
-            holding = (young.get(key, 0) | old.get(key, 0)) & matching
-            if holding != matching:
-                if depth:
-                    levels.append((depth, matching ^ holding))
-                matching = holding
-                if not holding:
+        levels: list[tuple[int, int]] = []
+        depth, matching = 0, self._bits.live if keys else 0
+        while matching and depth < len(keys):
+            run = self._run_of.get(keys[depth])
+            holding = matching & run.workers(self._turn) if run is not None else 0
+            if depth and holding != matching:
+                levels.append((depth, matching ^ holding))
+            matching = holding
+            if run is not None and holding:
+                depth, starts = depth + run.shared(keys, depth), depth
+                if depth - starts < len(run.keys):
                     break
-        if matching and keys:
-            levels.append((len(keys), matching))
-        return PrefixMatch(self._bits, levels)
+        if matching:
+            levels.append((depth, matching))
+        return PrefixMatch(self._bits, levels, self._version)
 
     def insert(self, worker: str, keys: Sequence[int], now: float) -> None:
         """Take note that `worker` holds, or is about to compute, the chunks of `keys`."""
         self._turn_generations(now)
-        self._free_forgotten(2 * len(keys) + _DRAIN_AT_LEAST)
         bit = self._bits.claim(worker)
-        room = self._make_room(len(keys))
-        young = self._young
-        # From the last chunk to the first, so that a prefix never leaves before what builds on it.
-        for key in reversed(keys[:room]):
-            young[key] = young.get(key, 0) | bit
-            young.move_to_end(key)
+        if not keys:
+            return
+        self._free_forgotten(2 * len(keys) + _DRAIN_AT_LEAST)
+        most = (self._max_bytes - self._run_bytes()) // KEY_BYTES
+        path = self._path(keys if len(keys) <= most else keys[:most])
+        # From the last run to the first, so that a prefix never leaves before what builds on it.
+        for run in reversed(path):
+            run.workers(self._turn)
+            run.young |= bit
+            self._runs.move_to_end(run)
+        self._evict()
+        self._version = object()
 
     def confirm(
         self, worker: str, keys: Sequence[int], *, promised_chunks: int, cached_chunks: int, now: float
@@ -183,72 +239,122 @@ class PrefixIndex:
     def retract(self, worker: str, keys: Sequence[int], *, kept_chunks: int) -> None:
         """Take back an insertion that came to nothing, but for the first `kept_chunks`."""
         bit = self._bits.get(worker)
-        for generation in (self._young, self._old):
-            for key in keys[kept_chunks:]:
-                workers = generation.get(key, 0)
-                if workers == bit:
-                    generation.pop(key, None)
-                elif workers & bit:
-                    generation[key] = workers ^ bit
+        taken: dict[_Run, set[int]] = {}
+        for key in keys[kept_chunks:]:
+            run = self._run_of.get(key)
+            if run is not None and run.workers(self._turn) & bit:
+                taken.setdefault(run, set()).add(key)
+        for run, gone in taken.items():
+            for part in self._cut_out(run, gone):
+                part.young &= ~bit
+                part.old &= ~bit
+                if not part.young | part.old:
+                    self._shorten(part, len(part.keys))
+        self._evict()
+        self._version = object()
 
     def clear_worker(self, worker: str) -> None:
         """Forget all that `worker` held: it was restarted or removed."""
         self._bits.retire(worker, self._turn)
         self._trust.pop(worker, None)
+        self._version = object()
 
     def age(self, now: float) -> None:
         """Forget what is too old; to be called now and then when nothing is inserted."""
         self._turn_generations(now)
-        self._free_forgotten(1024)
+        self._free_forgotten(_DRAIN_AT_REST)
 
     def turn(self, now: float) -> None:
         """Forget what was not used since the turn before: the workers' caches have turned over by half."""
         self._turn_generations(now)
-        self._turn_once()
         self._turned_at = now
-        self._bits.recycle(self._turn - 1)
+        self._turn_to(self._turn + 1)
 
     def _turn_generations(self, now: float) -> None:
-        if now < self._turned_at + self._half_life_s:
-            return
-        while now >= self._turned_at + self._half_life_s:
-            self._turn_once()
-            self._turned_at += self._half_life_s
-            if not self._old and now >= self._turned_at + self._half_life_s:
-                self._turned_at = now
-        self._bits.recycle(self._turn - 1)
+        passed = int((now - self._turned_at) // self._half_life_s)
+        if passed > 0:
+            self._turned_at += passed * self._half_life_s
+            self._turn_to(self._turn + passed)
 
-    def _turn_once(self) -> None:
-        if self._old:
-            self._forgotten.append(self._old)
-            self._forgotten_entries += len(self._old)
-        self._old, self._young = self._young, OrderedDict()
-        self._turn += 1
+    def _turn_to(self, turn: int) -> None:
+        self._turn = turn
+        self._bits.recycle(turn - 1)
+        self._version = object()
 
-    def _make_room(self, entries: int) -> int:
-        """Evict what `entries` more would push over the cap; return how many of them there is room for."""
-        most = self._max_bytes // self._entry_bytes()
-        over = len(self) + entries - most
-        over -= self._free_forgotten(over)
-        for generation in (self._old, self._young):
-            evicted = max(0, min(over, len(generation)))
-            for _ in range(evicted):
-                generation.popitem(last=False)
-            over -= evicted
-        return min(entries, most)
+    # --- runs
 
-    def _free_forgotten(self, most: int) -> int:
-        """Free up to `most` forgotten entries and return how many; a whole generation at once would stall."""
-        freed = 0
-        while freed < most and self._forgotten:
-            generation = self._forgotten[0]
-            while freed < most and generation:
-                generation.popitem(last=False)
-                freed += 1
-            if not generation:
-                self._forgotten.popleft()
-        self._forgotten_entries -= freed
-        return freed
+    def _path(self, keys: Sequence[int]) -> list[_Run]:
+        """Return the runs that are exactly `keys`, new ones for what is not known."""
+        path, depth = [], 0
+        while depth < len(keys):
+            run = self._run_of.get(keys[depth])
+            if run is None:
+                run = self._add(self._unknown(keys, depth), 0, 0)
+            elif run.keys[0] != keys[depth]:
+                run = self._cut(run, run.keys.index(keys[depth]))
+            elif (shared := run.shared(keys, depth)) < len(run.keys):
+                self._cut(run, shared)
+            path.append(run)
+            depth += len(run.keys)
+        return path
 
-    def _entry_bytes(self) -> int:
-        return ENTRY_BYTES + _INT_DIGIT_BYTES * -(-self._bits.slots // _INT_DIGIT_BITS)
+    def _unknown(self, keys: Sequence[int], start: int) -> list[int]:
+        """Return the keys from `start` on up to the next that is in memory."""
+        rest = list(keys[start:])
+        if self._run_of.keys().isdisjoint(rest):
+            return rest
+        return rest[: next(place for place, key in enumerate(rest) if key in self._run_of)]
+
+    def _add(self, keys: list[int], young: int, old: int) -> _Run:
+        run = _Run(keys, self._turn, young, old)
+        self._run_of.update(dict.fromkeys(keys, run))
+        self._runs[run] = None
+        return run
+
+    def _cut(self, run: _Run, at: int) -> _Run:
+        """Shorten `run` to its first `at` chunks; return the run of the others."""
+        run.workers(self._turn)
+        rest = self._add(run.keys[at:], run.young, run.old)
+        run.keys = run.keys[:at]
+        return rest
+
+    def _cut_out(self, run: _Run, chosen: set[int]) -> list[_Run]:
+        """Cut `run` so that its `chosen` chunks are runs of their own, and return these."""
+        found = []
+        while True:
+            first = run.keys[0] in chosen
+            end = next((place for place, key in enumerate(run.keys) if (key in chosen) != first), None)
+            rest = None if end is None else self._cut(run, end)
+            if first:
+                found.append(run)
+            if rest is None:
+                return found
+            run = rest
+
+    def _shorten(self, run: _Run, count: int) -> None:
+        """Drop the last `count` chunks of `run`, and it when none are left."""
+        run_of = self._run_of
+        for key in run.keys[-count:]:
+            del run_of[key]
+        run.keys = run.keys[:-count]
+        if not run.keys:
+            del self._runs[run]
+
+    def _evict(self) -> None:
+        """Drop what was used least recently until the rest fits."""
+        while (over := self.memory_bytes - self._max_bytes) > 0:
+            oldest = next(iter(self._runs))
+            self._shorten(oldest, min(-(-over // KEY_BYTES), len(oldest.keys)))
+
+    def _free_forgotten(self, most: int) -> None:
+        """Free up to `most` forgotten chunks; all of them at once would stall."""
+        while most > 0 and self._runs:
+            oldest = next(iter(self._runs))
+            if oldest.workers(self._turn):
+                return
+            count = min(most, len(oldest.keys))
+            self._shorten(oldest, count)
+            most -= count
+
+    def _run_bytes(self) -> int:
+        return RUN_BYTES + 2 * _INT_DIGIT_BYTES * -(-self._bits.slots // _INT_DIGIT_BITS)

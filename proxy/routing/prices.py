@@ -1,13 +1,17 @@
-"""What one worker of a leg would cost, term by term: the formulas of `pair_cost`."""
+"""What the workers of a leg would cost, term by term: the formulas of `pair_cost`.
 
-from collections.abc import Sequence
+Each function prices all workers of a decision in one loop: most of what a decision costs is here.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 import msgspec
 
-from .memory import RoutingMemory
+from .load import Team
 from .pools import LegView
-from .view import RequestView
+from .prefix_index import PrefixMatch
 
 Scale = Annotated[float, msgspec.Meta(ge=0)]
 
@@ -30,101 +34,117 @@ class Scales(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Of the seconds by which a worker's next answer is late."""
 
 
-class PrefillPrices:
-    """The prefill workers of one decision; or the decode workers, as if they computed the prompt."""
+@dataclass(slots=True)
+class Need:
+    """What one request asks of a worker."""
 
-    def __init__(
-        self,
-        memory: RoutingMemory,
-        scales: Scales,
-        leg: LegView,
-        *,
-        places: Sequence[int],
-        request: RequestView,
-        now: float,
-    ) -> None:
-        """Price for `request` the workers at `places`."""
-        self._columns = memory.load.prefill
-        self._scales = scales
-        self._leg = leg
-        self._now = now
-        self._prompt = float(request.prompt_tokens)
-        self._key_tokens = request.key_tokens
-        waiting = sum(self._columns.prompts[leg.row_of[place]] for place in places)
-        self._work_scale = scales.prefill + scales.backlog * waiting / max(len(places), 1)
-
-    def terms(self, place: int, depth: int) -> tuple[float, float, float]:
-        """Return wait, prefill and doubt in scaled seconds, of a worker that holds `depth` chunks."""
-        columns, row = self._columns, self._leg.row_of[place]
-        cached = min(depth * self._key_tokens * columns.trust[row], self._prompt - 1.0)
-        new = self._prompt - cached
-        ahead, behind = columns.clear_at[row] - self._now, columns.behind_first_s[row]
-        # Of the new tokens each attends to those cached and, in the mean, to half of the new ones.
-        each_s = columns.token_s[row] + columns.pair_s[row] * (cached + new / 2)
-        prefill = self._work_scale * (columns.base_s[row] + new * each_s)
-        if ahead >= behind or not columns.prompts[row]:
-            return self._scales.wait * max(ahead, behind), prefill, 0.0
-        return self._scales.wait * behind, prefill, self._scales.overdue * (behind - ahead)
-
-
-class DecodePrices:
-    """The decode workers of one decision."""
-
-    def __init__(
-        self,
-        memory: RoutingMemory,
-        scales: Scales,
-        leg: LegView,
-        request: RequestView,
-        kv_bytes_per_token: float,
-    ) -> None:
-        self._columns = memory.load.decode
-        self._scales = scales
-        self._leg = leg
-        self._output = memory.expected_output_tokens(request)
-        self._context = request.prompt_tokens + self._output / 2
-        self._need = request.prompt_tokens + self._output
-        self._prompt_bytes = request.prompt_tokens * kv_bytes_per_token
-        self._key_bytes = request.key_tokens * kv_bytes_per_token
-        self._link_base_s, self._link_byte_s = memory.rates.fleet_transfer_fit.coefficients
-        self._teams: dict[int, tuple[float, int]] = {}
-
-    def terms(self, place: int) -> tuple[float, float]:
-        """Return wait and step in scaled seconds."""
-        columns, row = self._columns, self._leg.row_of[place]
-        after = columns.step_with_one_more_s[row] + columns.context_token_s[row] * self._context
-        pace, crowd = self._team(place)
-        lost = max(after, pace) + after + crowd * max(after - pace, 0.0)
-        over = max(columns.reserved_tokens[row] + self._need - columns.capacity_tokens[row], 0.0)
-        wait = self._output * after * over / (columns.reserved_tokens[row] + 1.0)
-        return self._scales.decode_wait * wait, self._scales.step * self._output * lost
+    prompt_tokens: float
+    output_tokens: float
+    """As expected."""
+    key_tokens: float
+    """Of the prompt, in one chunk."""
+    prompt_bytes: float
+    """KV of the prompt."""
+    key_bytes: float
+    """KV of one chunk."""
+    usual_base_s: float
+    """Of a transfer over a link like the fleet's."""
+    usual_byte_s: float
 
     def transfer_s(self, base_s: float, byte_s: float, depth: int) -> float:
-        """Return the scaled seconds that the KV takes which a worker with `depth` chunks lacks."""
-        missing = max(self._prompt_bytes - depth * self._key_bytes, 0.0)
-        return self._scales.transfer * (base_s + byte_s * missing)
+        """Return the seconds that the KV takes which a worker with `depth` chunks lacks."""
+        return base_s + byte_s * max(self.prompt_bytes - depth * self.key_bytes, 0.0)
 
-    def usual_transfer_s(self, depth: int) -> float:
-        """Return the same over a link like the fleet's."""
-        return self.transfer_s(self._link_base_s, self._link_byte_s, depth)
+    def usual_transfer_s(self, scales: Scales, depth: int) -> float:
+        """Return the same over a link like the fleet's, scaled."""
+        return scales.transfer * self.transfer_s(self.usual_base_s, self.usual_byte_s, depth)
 
-    def crowd(self, place: int) -> int:
-        """Return how many sequences decode in step with one worker's, its own included."""
-        return self._team(place)[1]
 
-    def interference_s(self, place: int, prefill_s: float) -> float:
-        """Return the scaled seconds that all lose while one worker computes a prompt for `prefill_s`."""
-        return self._scales.interference * prefill_s * self.crowd(place)
+class Leg:
+    """One leg in one decision: the workers that were priced, by their place in the pool."""
 
-    def _team(self, place: int) -> tuple[float, int]:
-        """Return the slowest step of those in lockstep with the worker, and how many sequences they have."""
-        group = self._leg.group_of[place]
-        members = self._leg.groups[group]
-        if members is None:
-            row = self._leg.row_of[place]
-            return self._columns.step_s[row], self._columns.rows[row]
-        team = self._teams.get(group)
-        if team is None:
-            pace, crowd = max(members(self._columns.step_s)), sum(members(self._columns.rows))
-            team = self._teams[group] = (pace, crowd)
-        return team
+    __slots__ = ("depths", "doubts", "match", "view")
+
+    def __init__(self, view: LegView, match: PrefixMatch) -> None:
+        self.view = view
+        self.match = match
+        self.doubts: dict[int, float] = {}
+        """Of those that are doubted, in seconds."""
+        self.depths: dict[int, int] = {}
+        """Of those that hold anything, how many chunks of the prompt."""
+
+    def look_up(self, places: Sequence[int]) -> None:
+        """Find out what the workers at `places` hold."""
+        if self.match.longest:
+            depth, bit_of = self.match.depth, self.view.bit_of
+            self.depths = {place: found for place in places if (found := depth(bit_of[place]))}
+
+
+PrefillTerms = tuple[float, float, float, float]
+"""Wait, prefill, overdue in scaled seconds; and their sum with what the worker is doubted for."""
+DecodeTerms = tuple[float, float, float, float]
+"""Wait and step in scaled seconds; the same and doubt without the transfer, and with a usual one."""
+
+
+def price_prefill(
+    scales: Scales, need: Need, leg: Leg, places: Iterable[int], *, scale: float, now: float
+) -> dict[int, PrefillTerms]:
+    """Return the terms of the workers at `places`; `scale` is what a second of work counts for."""
+    queues, depths, doubts = leg.view.queues, leg.depths, leg.doubts
+    wait_scale, prompt, key_tokens = scales.wait, need.prompt_tokens, need.key_tokens
+    found = {}
+    for place in places:
+        row = queues[place]
+        cached = overdue = 0.0
+        if depths and (depth := depths.get(place)):
+            cached = min(depth * key_tokens * row.trust, prompt - 1.0)
+        new = prompt - cached
+        # Of the new tokens each attends to those cached and, in the mean, to half of the new ones.
+        work = scale * (row.base_s + new * (row.token_s + row.pair_s * (cached + new / 2)))
+        wait, behind = row.clear_at - now, row.behind_first_s
+        if wait < behind:
+            if row.prompts:
+                overdue = scales.overdue * (behind - wait)
+            wait = behind
+        wait *= wait_scale
+        cost = wait + work + overdue
+        if doubts:
+            cost += doubts.get(place, 0.0)
+        found[place] = wait, work, overdue, cost
+    return found
+
+
+def work_scale(scales: Scales, leg: Leg, places: Sequence[int]) -> float:
+    """Return what a second of work counts for among the workers at `places`."""
+    queues, waiting = leg.view.queues, 0
+    for place in places:
+        waiting += queues[place].prompts
+    return scales.prefill + scales.backlog * waiting / max(len(places), 1)
+
+
+def price_decode(scales: Scales, need: Need, leg: Leg, places: Iterable[int]) -> dict[int, DecodeTerms]:
+    """Return the terms of the workers at `places`."""
+    steps, depths, doubts = leg.view.steps, leg.depths, leg.doubts
+    output, context = need.output_tokens, need.prompt_tokens + need.output_tokens / 2
+    usual = from_nothing = need.usual_transfer_s(scales, 0)
+    paces: dict[Team, tuple[float, int]] = {}
+    found = {}
+    for place in places:
+        row = steps[place]
+        after = row.step_with_one_more_s + row.context_token_s * context
+        if len(row.team.members) == 1:
+            pace, crowd = row.step_s, row.sequences
+        else:
+            pace, crowd = paces.get(row.team) or paces.setdefault(row.team, row.team.pace())
+        # The request's own steps, and what it adds to everybody's.
+        lost = (2 * after + crowd * (after - pace)) if after > pace else pace + after
+        step, wait = scales.step * output * lost, 0.0
+        over = row.reserved_tokens + need.prompt_tokens + output - row.capacity_tokens
+        if over > 0.0:
+            wait = scales.decode_wait * (output * after * over / (row.reserved_tokens + 1.0))
+        if depths:
+            depth = depths.get(place, 0)
+            usual = need.usual_transfer_s(scales, depth) if depth else from_nothing
+        here = wait + step + (doubts.get(place, 0.0) if doubts else 0.0)
+        found[place] = wait, step, here, here + usual
+    return found

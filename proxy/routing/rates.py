@@ -4,6 +4,10 @@
     transfer = base + per_byte * bytes                               for each (prefill, decode) link
     step     = base + per_row * sequences in the batch + per_context_token * tokens of context in the batch
 
+A fit that is settled learns at an even pace, however much traffic there is: resting on its last hundred
+observations, it would else follow the last tenth of a second, and cost more than all decisions. `wants_...`
+say whether an observation is worth making.
+
 The policy file gives the priors. A worker or link that is new starts from what its fleet has taught so far,
 and a fleet that is new from the priors. No clock, no I/O.
 """
@@ -14,10 +18,13 @@ from typing import Annotated, Generic, TypeVar
 
 import msgspec
 
-from .least_squares import DecayedFit
+from .least_squares import SETTLED, DecayedFit
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Key = TypeVar("Key", bound=Hashable)
+
+PAUSE_S = 0.05
+"""Between two observations of one settled fit."""
 
 
 class PrefillPrior(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -80,6 +87,18 @@ class Rates:
         """Return the expected time of one decode step over `rows` sequences with `context_tokens` in all."""
         return self._step.fit(worker).predict((1.0, rows, context_tokens))
 
+    def wants_prefill(self, worker: str, now: float) -> bool:
+        """Whether the worker's fit is to learn from a prefill now."""
+        return self._prefill.wants(worker, now)
+
+    def wants_transfer(self, prefill: str, decode: str, now: float) -> bool:
+        """Whether the link's fit is to learn from a transfer now."""
+        return self._transfer.wants((prefill, decode), now)
+
+    def wants_step(self, worker: str, now: float) -> bool:
+        """Whether the worker's fit is to learn from a decode step now."""
+        return self._step.wants(worker, now)
+
     def prefilled(
         self, worker: str, *, uncached_tokens: float, cached_tokens: float = 0.0, seconds: float
     ) -> None:
@@ -90,18 +109,29 @@ class Rates:
         )
 
     def prefilled_several(
-        self, worker: str, *, prompts: int, uncached_tokens: float, pairs: float, seconds: float
+        self,
+        worker: str,
+        *,
+        prompts: int,
+        uncached_tokens: float,
+        pairs: float,
+        seconds: float,
+        now: float = 0.0,
     ) -> None:
         """Learn how long a worker took over several prompts without a pause."""
-        self._prefill.observe(worker, (prompts, uncached_tokens, pairs), seconds)
+        self._prefill.observe(worker, (prompts, uncached_tokens, pairs), seconds, now)
 
-    def transferred(self, prefill: str, decode: str, *, kv_bytes: int, seconds: float) -> None:
+    def transferred(
+        self, prefill: str, decode: str, *, kv_bytes: int, seconds: float, now: float = 0.0
+    ) -> None:
         """Learn how long a transfer took."""
-        self._transfer.observe((prefill, decode), (1.0, kv_bytes), seconds)
+        self._transfer.observe((prefill, decode), (1.0, kv_bytes), seconds, now)
 
-    def decoded(self, worker: str, *, rows: float, context_tokens: float, seconds: float) -> None:
+    def decoded(
+        self, worker: str, *, rows: float, context_tokens: float, seconds: float, now: float = 0.0
+    ) -> None:
         """Learn how long a decode step took."""
-        self._step.observe(worker, (1.0, rows, context_tokens), seconds)
+        self._step.observe(worker, (1.0, rows, context_tokens), seconds, now)
 
     def prefill_fit(self, worker: str) -> DecayedFit:
         """Return the worker's fit, for display: base, per token, per pair."""
@@ -147,12 +177,18 @@ class _Fits(Generic[Key]):
     def fit(self, key: Key) -> DecayedFit:
         return self._members.get(key, self.fleet)
 
-    def observe(self, key: Key, features: Sequence[float], seconds: float) -> None:
+    def wants(self, key: Key, now: float) -> bool:
+        member = self._members.get(key)
+        return member is None or now >= member.due_at
+
+    def observe(self, key: Key, features: Sequence[float], seconds: float, now: float) -> None:
         member = self._members.get(key)
         if member is None:
             learned = zip(self.fleet.coefficients, self.fleet.prior, strict=True)
             member = self._start([max(value, prior / 1000) for value, prior in learned])
         member.observe(features, seconds)
+        if member.observations >= SETTLED:
+            member.due_at = now + PAUSE_S
         self.fleet.observe(features, seconds)
         self._members[key] = member
         self._members.move_to_end(key)

@@ -2,6 +2,7 @@
 
 from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
+from heapq import nsmallest
 
 
 class ReadyOrder:
@@ -12,19 +13,22 @@ class ReadyOrder:
     def __init__(self, rows: Sequence[int], column: Sequence[float]) -> None:
         """Sort the pool whose workers have these `rows` in the load's `column`."""
         self._places: Mapping[int, int] = {row: place for place, row in enumerate(rows)}
-        self._values = {row: column[row] for row in rows}
-        self._entries = sorted((column[row], place) for row, place in self._places.items())
+        self._values = [column[row] for row in rows]
+        self._entries = sorted((value, place) for place, value in enumerate(self._values))
 
     def moved(self, row: int, value: float) -> None:
         """The value of a worker changed; of one that is not in the pool, nothing happens."""
-        old = self._values.get(row)
-        if old is None or old == value:
+        place = self._places.get(row)
+        if place is None or (old := self._values[place]) == value:
             return
-        place = self._places[row]
         del self._entries[bisect_left(self._entries, (old, place))]
         insort(self._entries, (value, place))
-        self._values[row] = value
+        self._values[place] = value
 
     def first(self, count: int) -> list[int]:
         """Return the places of the `count` that are ready soonest."""
         return [place for _, place in self._entries[:count]]
+
+    def least(self, count: int, places: Sequence[int]) -> list[int]:
+        """Return the `count` of `places` that are ready soonest."""
+        return nsmallest(count, places, key=self._values.__getitem__)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from .prefix_index import PrefixMatch
+
 
 @dataclass(slots=True)
 class RequestView:
@@ -27,3 +29,5 @@ class RequestView:
     """Keys of the prompt's leading chunks, by `prefix_index.prefix_keys`; None until first needed."""
     key_tokens: float = 0.0
     """Prompt tokens that one of `prefix_keys` stands for."""
+    prefix_match: PrefixMatch | None = None
+    """Who held how much of it when that was last asked."""

@@ -225,5 +225,5 @@ async def test_what_is_learned_is_given_back_when_requests_end() -> None:
             await house.ask(chat())
         load = house.proxy.hub.courses.default.memory.load
 
-        assert sum(load.prefill.prompts) == sum(load.decode.rows) == 0
-        assert sum(load.decode.reserved_tokens) == 0
+        assert not any(row.prompts for row in load.prefill)
+        assert not any(row.sequences or row.reserved_tokens for row in load.decode)

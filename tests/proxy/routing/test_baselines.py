@@ -135,7 +135,8 @@ def test_dynamo_takes_the_fewest_blocks_to_compute_and_knows_no_overlap_on_decod
     bench.send("p1", "d1", KEYS)
     bench.send("p0", "d0", [70])
     bench.send("p2", "d2", [60, 61, 62])
-    bench.memory.load.prompt_done("p1", id(bench.held[0]), 0.0)
+    load = bench.memory.load
+    load.prompt_done(load.prefill_row("p1"), id(bench.held[0]), 0.0)
 
     assert bench.names() == ("p1", "d0")
 
@@ -143,7 +144,8 @@ def test_dynamo_takes_the_fewest_blocks_to_compute_and_knows_no_overlap_on_decod
 def test_lmetric_multiplies_tokens_by_the_crowd() -> None:
     bench = Bench("policy: lmetric")
     bench.send("p1", "d1", KEYS[:5])
-    bench.memory.load.prompt_done("p1", id(bench.held[0]), 0.0)
+    load = bench.memory.load
+    load.prompt_done(load.prefill_row("p1"), id(bench.held[0]), 0.0)
     bench.busy(p0=1, p1=2, p2=1)
     why = bench.decide().why
     assert why is not None

@@ -15,21 +15,21 @@ def load() -> Load:
 def test_the_next_sequence_costs_a_whole_captured_size() -> None:
     loads = load()
     loads.describe("d", WorkerFacts(captured_batch_sizes=(1, 2, 8)))
-    row = loads.row("d")
+    row = loads.decode_row("d")
     for _ in range(2):
-        loads.sequence_added("d", context_tokens=0, reserved_tokens=0)
+        loads.sequence_added(row, 0, 0)
 
-    assert loads.decode.step_s[row] == pytest.approx(STEP.base_s + 2 * STEP.per_row_s)
-    assert loads.decode.step_with_one_more_s[row] == pytest.approx(STEP.base_s + 8 * STEP.per_row_s)
+    assert row.step_s == pytest.approx(STEP.base_s + 2 * STEP.per_row_s)
+    assert row.step_with_one_more_s == pytest.approx(STEP.base_s + 8 * STEP.per_row_s)
 
 
 def test_beyond_the_largest_captured_size_nothing_is_padded() -> None:
     loads = load()
     loads.describe("d", WorkerFacts(captured_batch_sizes=(1, 2)))
     for _ in range(5):
-        loads.sequence_added("d", context_tokens=10, reserved_tokens=20)
+        loads.sequence_added(loads.decode_row("d"), context_tokens=10, reserved_tokens=20)
 
-    assert loads.step_features("d") == (5, 50)
+    assert loads.decode_row("d").step_features() == (5, 50)
 
 
 def test_in_lockstep_the_step_is_the_slowest_ones() -> None:
@@ -37,31 +37,31 @@ def test_in_lockstep_the_step_is_the_slowest_ones() -> None:
     for name in ("d0", "d1"):
         loads.describe(name, WorkerFacts(lockstep_group="fleet"))
     loads.describe("d2", WorkerFacts())
-    loads.sequence_added("d1", context_tokens=1000, reserved_tokens=1000)
+    loads.sequence_added(loads.decode_row("d1"), context_tokens=1000, reserved_tokens=1000)
 
-    assert loads.step_features("d0") == (1, 1000)
-    assert loads.step_features("d2") == (0, 0)
+    assert loads.decode_row("d0").step_features() == (1, 1000)
+    assert loads.decode_row("d2").step_features() == (0, 0)
 
 
 def test_what_was_added_and_removed_leaves_nothing() -> None:
     loads = load()
-    row = loads.row("d")
+    row = loads.decode_row("d")
     for tokens in (0.1, 0.2, 0.3):
-        loads.sequence_added("d", context_tokens=tokens, reserved_tokens=tokens)
+        loads.sequence_added(row, context_tokens=tokens, reserved_tokens=tokens)
     for tokens in (0.3, 0.1, 0.2):
-        loads.sequence_removed("d", context_tokens=tokens, reserved_tokens=tokens)
+        loads.sequence_removed(row, context_tokens=tokens, reserved_tokens=tokens)
 
-    assert (loads.decode.rows[row], loads.decode.reserved_tokens[row], loads.decode.step_s[row]) == (0, 0, 0)
+    assert (row.sequences, row.reserved_tokens, row.step_s) == (0, 0, 0)
 
 
 def test_idle_workers_are_ready_first_the_fastest_of_them_before_all() -> None:
     loads = Load(rates := Rates(RateConfig()))
     for name, per_token_s in (("slow", 1e-3), ("fast", 1e-5), ("busy", 1e-5)):
-        loads.row(name)
+        number = loads.number(name)
         for _ in range(30):
             rates.prefilled(name, uncached_tokens=1000, seconds=1000 * per_token_s)
-        loads.refresh(name, 1.0)
-    loads.prompt_sent("busy", 1, seconds=1.0, uncached_tokens=1.0, now=5.0)
+        loads.refresh(number)
+    loads.prompt_sent(loads.prefill_row("busy"), 1, seconds=1.0, uncached_tokens=1.0, now=5.0)
 
-    ready = loads.prefill.ready
-    assert ready[loads.row("fast")] < ready[loads.row("slow")] < ready[loads.row("busy")] == 6.0
+    ready = {name: loads.prefill_row(name).ready for name in ("slow", "fast", "busy")}
+    assert ready["fast"] < ready["slow"] < ready["busy"] == 6.0

@@ -88,8 +88,8 @@ def test_whenever_a_request_ends_nothing_of_it_stays_booked(
     learned.ended(served, output_tokens=10, now=3.0)
 
     load = learned.load
-    assert sum(load.prefill.prompts) == sum(load.decode.rows) == 0
-    assert sum(load.prefill.uncached_tokens) == sum(load.decode.reserved_tokens) == 0
+    assert [(row.prompts, row.uncached_tokens) for row in load.prefill] == [(0, 0)] * len(load.prefill)
+    assert [(row.sequences, row.reserved_tokens) for row in load.decode] == [(0, 0)] * len(load.decode)
 
 
 def test_rates_are_learned_from_the_times_of_answers_alone() -> None:
@@ -135,3 +135,13 @@ def test_prefixes_are_forgotten_once_the_caches_have_turned_over() -> None:
         learned.ended(other, output_tokens=None, now=float(number) / 100)
 
     assert matches(learned, request(), now=1.0) == {}
+
+
+def test_a_prompt_is_looked_up_once_while_nothing_changes_in_the_index() -> None:
+    learned, asked = memory(), request()
+    first = learned.match(asked, 0.0)
+    assert learned.match(asked, 0.0) is first
+
+    learned.dispatched(request(), Decision(D0, P0), 0.0)
+    assert matches(learned, asked) == {"p0": 4}
+    assert matches(learned, asked, now=learned.index_config.max_age_s) == {}

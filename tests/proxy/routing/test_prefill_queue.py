@@ -41,7 +41,7 @@ def test_an_unknown_prompt_changes_nothing() -> None:
     waiting = queue(2.0)
 
     assert waiting.remove(7, now=1.0) is None
-    assert (len(waiting), waiting.clear_at) == (1, 2.0)
+    assert (waiting.prompts, waiting.clear_at) == (1, 2.0)
 
 
 def test_an_empty_queue_is_exactly_empty_and_starts_anew() -> None:

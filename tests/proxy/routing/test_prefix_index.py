@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from baton.proxy.routing.prefix_index import PrefixIndex, prefix_keys
+from baton.proxy.routing.prefix_index import KEY_BYTES, RUN_BYTES, PrefixIndex, prefix_keys
 
 CHUNK = 16
 MODEL_SEED = 3
@@ -215,7 +215,7 @@ def test_the_byte_cap_holds_in_real_memory_while_it_is_filled_many_times_over(
 
 def test_the_least_recently_used_prompts_leave_first_and_their_ends_before_their_beginnings() -> None:
     generator = random.Random(0)
-    known = index(max_bytes=300_000)
+    known = index(max_bytes=200_000)
     hot, cold = fresh_keys(generator, 100), fresh_keys(generator, 500)
     known.insert("a", cold, now=0.0)
     known.insert("b", hot, now=0.0)
@@ -301,3 +301,24 @@ def test_bits_stay_until_a_worker_comes_or_goes() -> None:
     assert (known.bit("a"), known.bits_version) == (bit, version)
     known.clear_worker("a")
     assert known.bits_version != version
+
+
+def test_prompts_that_part_cost_a_run_each_and_not_an_entry_for_every_chunk() -> None:
+    known, generator = index(), random.Random(0)
+    shared = fresh_keys(generator, 1000)
+    known.insert("a", shared + fresh_keys(generator, 1000), now=0.0)
+    known.insert("a", shared + fresh_keys(generator, 1000), now=0.0)
+
+    assert known.memory_bytes == 3000 * KEY_BYTES + 3 * (RUN_BYTES + 8)
+    assert known.lookup(shared, now=0.0).longest == 1000
+
+
+def test_what_is_taken_back_from_the_middle_leaves_what_is_around_it() -> None:
+    known, prompt = index(), fresh_keys(random.Random(0), 9)
+    for worker in "ab":
+        known.insert(worker, prompt, now=0.0)
+    known.retract("a", [prompt[7], prompt[3], prompt[4]], kept_chunks=0)
+
+    assert known.lookup(prompt, now=0.0).by_worker() == {"a": 3, "b": 9}
+    known.insert("a", prompt[:5], now=0.0)
+    assert known.lookup(prompt, now=0.0).by_worker() == {"a": 7, "b": 9}

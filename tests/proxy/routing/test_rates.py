@@ -102,3 +102,17 @@ def test_only_so_many_links_have_a_fit_of_their_own() -> None:
 
     own = [n for n in range(500) if rates.transfer_fit("p", f"d{n}") is not rates.transfer_fit("-", "-")]
     assert own == list(range(450, 500))
+
+
+def test_a_settled_fit_wants_observations_at_an_even_pace_and_a_new_one_all_it_can_get() -> None:
+    rates, now, taken = Rates(RateConfig()), 0.0, 0
+    for _ in range(10_000):
+        now += 0.001
+        if rates.wants_step("d", now):
+            taken += 1
+            rates.decoded("d", rows=4, context_tokens=1000, seconds=0.02, now=now)
+
+    assert 10.0 / 0.06 < taken < 10.0 / 0.05 + 60
+    assert rates.wants_step("another", now)
+    rates.forget("d")
+    assert rates.wants_step("d", now)
