@@ -114,7 +114,7 @@ def assemble(
         _warm_up(in_step.warm_up)
     gc.collect()
     gc.freeze()  # what lives now lives on: later collections need not walk it
-    ready = _ready(config, limits, model, service, half)
+    ready = _ready(config, limits, model, service, half, group=group)
     return Engine(half.scheduler, runner, service, ready, pace)
 
 
@@ -152,7 +152,13 @@ def _warm_up(run: Callable[[Step], object]) -> None:
 
 
 def _ready(
-    config: WorkerConfig, limits: Limits, model: Model, service: TransferService, half: Half
+    config: WorkerConfig,
+    limits: Limits,
+    model: Model,
+    service: TransferService,
+    half: Half,
+    *,
+    group: RankGroup | None,
 ) -> EngineReady:
     host, port = service.address
     return EngineReady(
@@ -165,6 +171,7 @@ def _ready(
         block_bytes=model.kv_layout(config.block_tokens).block_bytes,
         bucket_sizes=half.bucket_sizes,
         vocab_size=limits.vocab_size,
+        lockstep_group=None if group is None else group.identity,
     )
 
 

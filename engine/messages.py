@@ -238,6 +238,8 @@ class EngineReady(msgspec.Struct, frozen=True, kw_only=True, tag="engine_ready")
     block_bytes: int
     bucket_sizes: list[int]
     vocab_size: int
+    lockstep_group: str | None = None
+    """Shared by the ranks that take every step together; none: a worker by itself."""
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True, tag="engine_stats"):

@@ -31,6 +31,8 @@ class _Ready(msgspec.Struct, frozen=True):
     kv: _KvChannel | None = None
     max_model_len: int | None = None
     kv_tokens_capacity: int | None = None
+    captured_batch_sizes: tuple[int, ...] = ()
+    lockstep_group: str | None = None
 
 
 class _Model(msgspec.Struct, frozen=True):
@@ -79,6 +81,8 @@ class WorkerControl:
             kv=self._kv_address(ready.kv),
             max_model_len=ready.max_model_len,
             kv_tokens_capacity=ready.kv_tokens_capacity,
+            captured_batch_sizes=tuple(sorted(ready.captured_batch_sizes)),
+            lockstep_group=ready.lockstep_group,
         )
 
     async def shake_hands(self, kv: KvAddress) -> None:

@@ -241,7 +241,13 @@ def _build(
 
 
 def _describe(courses: Courses, worker: Worker) -> None:
-    courses.describe(worker, WorkerFacts(kv_tokens_capacity=worker.sighting.kv_tokens_capacity))
+    seen = worker.sighting
+    facts = WorkerFacts(
+        kv_tokens_capacity=seen.kv_tokens_capacity,
+        captured_batch_sizes=seen.captured_batch_sizes,
+        lockstep_group=seen.lockstep_group,
+    )
+    courses.describe(worker, facts)
 
 
 def _sweep_s(timeouts: Timeouts) -> float:

@@ -6,6 +6,7 @@ traffic is gloo's; on GPUs activations go over NCCL, and agreements stay on the 
 
 import datetime
 import logging
+import uuid
 from collections.abc import Callable
 
 import torch
@@ -18,6 +19,7 @@ from .errors import GroupFailedError
 from .watch import Watch, accept_peers, call_rank_0, listen
 
 WATCH_PORT = "baton/watch_port"
+IDENTITY = "baton/identity"
 NAMING_S = 2.0
 """How long the news of which rank has ended may lag behind the error of a transfer."""
 
@@ -42,6 +44,10 @@ class RankGroup:
                 world_size=config.size,
                 timeout=timeout,
             )
+            if config.rank == 0:
+                self._store.set(IDENTITY, uuid.uuid4().hex)
+            self.identity = self._store.get(IDENTITY).decode()
+            """Drawn by rank 0 for this run of the group, the same on all of its ranks."""
             self.watch = self._open_watch(config, on_change)
         except (RuntimeError, OSError) as error:
             where = f"{config.host}:{config.port}"

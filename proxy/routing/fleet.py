@@ -66,6 +66,15 @@ class Sighting:
     max_model_len: int | None = None
     kv_tokens_capacity: int | None = None
     """Size of its KV pool."""
+    captured_batch_sizes: tuple[int, ...] = ()
+    """Ascending sizes that its decode batches are padded to; empty: they are not."""
+    lockstep_group: str | None = None
+    """Workers of one group take every step together."""
+
+    @property
+    def bearing(self) -> tuple[object, ...]:
+        """What policies and admission go by: a worker in rotation that changes in this is another one."""
+        return self.models, self.kv_tokens_capacity, self.captured_batch_sizes, self.lockstep_group
 
 
 @dataclass(slots=True, eq=False)
@@ -198,8 +207,7 @@ class Fleet:
         """A probe was answered. A ready worker that is new or was restarted has to shake hands first."""
         restarted = seen.incarnation != worker.sighting.incarnation
         worker.missed_probes = 0
-        resized = seen.kv_tokens_capacity != worker.sighting.kv_tokens_capacity
-        changed = seen.models != worker.sighting.models
+        changed = seen.bearing != worker.sighting.bearing
         worker.sighting = seen
         if restarted or (not seen.incarnation and worker.state is WorkerState.DOWN):
             for tell in self.on_restart:
@@ -208,7 +216,7 @@ class Fleet:
             self._enter(worker, WorkerState.LOADING, seen.reason, now)
         elif restarted or worker.state is not WorkerState.READY:
             self._enter(worker, WorkerState.JOINING, "shaking hands", now)
-        elif changed or resized:
+        elif changed:
             self._rotation_changed(worker, now)
 
     def joined(self, worker: Worker, now: float) -> None:

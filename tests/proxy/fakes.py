@@ -177,6 +177,8 @@ class FakeWorker:
     ready: bool = True
     shakes: bool = True
     kv_tokens_capacity: int | None = None
+    captured_batch_sizes: tuple[int, ...] = ()
+    lockstep_group: str | None = None
     kv_events: KvEventAddress | None = None
     usual: Behaviour = decodes
     next: deque[Behaviour] = field(default_factory=deque)
@@ -276,6 +278,8 @@ class FakeWorker:
             "peers": [],
             "max_model_len": 4096,
             "kv_tokens_capacity": self.kv_tokens_capacity,
+            "captured_batch_sizes": self.captured_batch_sizes,
+            "lockstep_group": self.lockstep_group,
         }
         await connection.answer(200, json.dumps(report).encode())
 

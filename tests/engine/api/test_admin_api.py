@@ -22,6 +22,8 @@ async def test_ready_tells_what_a_router_needs(served: Served) -> None:
         "max_model_len": MAX_MODEL_LEN,
         "kv_tokens_capacity": 63 * 16,
         "block_tokens": 16,
+        "captured_batch_sizes": [1, 2, 4],
+        "lockstep_group": None,
     }
 
 

@@ -86,8 +86,9 @@ def test_ranks_serve_one_engines_tokens_and_end_together(
     ranks: RanksUnderTest, expected: list[list[int]]
 ) -> None:
     first, second = ranks.engines
-    for engine in ranks.engines:
-        engine.ready()
+    groups = {engine.ready().lockstep_group for engine in ranks.engines}
+    assert len(groups) == 1
+    assert None not in groups
 
     ask(first, "alone", PROMPTS[0])  # the other rank sleeps and is rung
     assert answer(first, "alone") == expected[0]
