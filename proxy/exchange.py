@@ -90,7 +90,13 @@ class Exchange:
         hub = self._hub
         self._body = RequestBody(self._request.body)
         guess = hub.config.output_tokens_guess
-        view = view_of(self._body, hub.router.fleet, self.request_id, output_tokens_guess=guess)
+        view = view_of(
+            self._body,
+            hub.router.fleet,
+            self.request_id,
+            output_tokens_guess=guess,
+            session=self._head.session,
+        )
         terms = read_terms(self._request.headers, hub.tenants)
         self._life = RequestLife(Ticket(view, terms, len(self._request.body)), hub.router)
         return self._life

@@ -6,7 +6,9 @@ from .routing.fleet import Fleet
 from .routing.view import RequestView
 
 
-def view_of(body: RequestBody, fleet: Fleet, request_id: str, *, output_tokens_guess: int) -> RequestView:
+def view_of(
+    body: RequestBody, fleet: Fleet, request_id: str, *, output_tokens_guess: int, session: bytes = b""
+) -> RequestView:
     """Return what policies may know of a request. Raises `BodyError` for one that cannot be served."""
     return RequestView(
         request_id=request_id,
@@ -15,6 +17,7 @@ def view_of(body: RequestBody, fleet: Fleet, request_id: str, *, output_tokens_g
         prompt_tokens=body.prompt_tokens(),
         output_tokens=body.output_tokens(output_tokens_guess),
         answers=body.answers(),
+        session=session,
         decode_only=body.decode_only(),
     )
 

@@ -47,20 +47,25 @@ class ClientRequest:
 class LegHead:
     """What the heads of a request's legs have in common."""
 
-    __slots__ = ("_passed", "_request", "wanted_id")
+    __slots__ = ("_passed", "_request", "session", "wanted_id")
 
     def __init__(self, request: ClientRequest) -> None:
         self._request = request
         self.wanted_id = ""
         """The client's own `X-Request-Id`, or a new one."""
+        self.session = b""
+        """The client's `X-Session-ID`; workers get it too."""
         passed = [
             (key, name, value)
             for name, value in request.headers
             if (key := name.lower()) not in DROPPED and not key.startswith(RESERVED_PREFIX)
         ]
         for name, value in request.headers:
-            if len(name) == 12 and name.lower() == b"x-request-id":
-                self.wanted_id = usable_id(value)
+            if len(name) == 12 and (key := name.lower()) in (b"x-request-id", b"x-session-id"):
+                if key == b"x-request-id":
+                    self.wanted_id = usable_id(value)
+                else:
+                    self.session = value
             elif len(name) == 10 and value not in PLAIN_CONNECTIONS and name.lower() == b"connection":
                 named = [token.strip().lower() for token in value.split(b",")]
                 passed = [entry for entry in passed if entry[0] not in named]

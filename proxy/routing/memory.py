@@ -16,6 +16,7 @@ from .observer import Leg
 from .policy import Decision
 from .prefix_index import PrefixIndex, PrefixMatch, prefix_keys
 from .rates import RateConfig, Rates, attended_pairs
+from .sessions import Sessions
 from .view import RequestView
 
 _OUTPUT_MEMORY = 0.98
@@ -32,7 +33,9 @@ class IndexConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     max_bytes: Annotated[int, msgspec.Meta(ge=1 << 16)] = 256 * 1024 * 1024
     """Memory of the index; what was used least recently goes first."""
     max_age_s: Annotated[float, msgspec.Meta(gt=0)] = 600.0
-    """A prefix that was not used for so long is forgotten; after half of it at the earliest."""
+    """A prefix that was not used for so long is forgotten; after half of it at the earliest. Sessions too."""
+    max_sessions: Annotated[int, msgspec.Meta(ge=1)] = 65_536
+    """Of more, the least recently used are forgotten; each takes some 300 bytes."""
 
 
 @dataclass(slots=True)
@@ -86,6 +89,7 @@ class RoutingMemory:
     ) -> None:
         self.index_config = index
         self.index = PrefixIndex(max_bytes=index.max_bytes, max_age_s=index.max_age_s, now=now)
+        self.sessions = Sessions(most=index.max_sessions, max_age_s=index.max_age_s)
         self.rates = Rates(rates)
         self.load = Load(self.rates)
         self.kv_bytes_per_token = kv_bytes_per_token
@@ -138,6 +142,7 @@ class RoutingMemory:
     def dispatched(self, request: RequestView, decision: Decision, now: float) -> None:
         """Take the prompt as known to the worker that will compute it, and book the work."""
         assert id(request) not in self._bookings, f"{request.request_id} is in flight already"
+        self.sessions.dispatched(request, decision, now)
         match, load = self.match(request, now), self.load
         keys, prompt_tokens = self.keys(request), request.prompt_tokens
         decode = decision.decode.name
@@ -213,6 +218,7 @@ class RoutingMemory:
         """Forget what the worker held and how fast it was."""
         name = worker.name
         self.index.clear_worker(name)
+        self.sessions.restarted(worker)
         self.rates.forget(name)
         self.learned_chunks.pop(name, None)
         self._runs.pop(name, None)

@@ -10,7 +10,8 @@
     step          what the request adds to the steps of all that decode with it
     interference  what a prompt computed on D adds to the same
 
-and on either side what a new or a silent worker is doubted for. Every term has a scale; 0 switches it off.
+and on either side what a new or a silent worker is doubted for, or one that did not serve the request's
+session last. Every term has a scale; 0 switches it off.
 
 Up to `EXACT` workers a leg are all priced; of more, those that are ready first, among all and among
 those that hold equally much of the prompt. The cheapest few of
@@ -25,6 +26,7 @@ import msgspec
 
 from .fleet import Fleet, Kind, Worker
 from .memory import IndexConfig, RoutingMemory
+from .observer import Leg as Side
 from .policy import Decision
 from .pools import EXACT, PoolViews
 from .prices import DecodeTerms, Leg, Need, PrefillTerms, Scales, price_decode, price_prefill, work_scale
@@ -57,6 +59,8 @@ class PairCostConfig(
     """How much more at first."""
     missed_probe_cost_s: Annotated[float, msgspec.Meta(ge=0)] = 1.0
     """What each probe in a row that went unanswered costs a worker."""
+    session_cost_s: Annotated[float, msgspec.Meta(ge=0)] = 0.2
+    """What it costs a request, on each leg, to leave the worker that served its session last."""
     kv_bytes_per_token: Annotated[float, msgspec.Meta(gt=0)] = 70_272.0
     """Size of one token's KV: 61 layers of 576 two-byte values."""
     index: IndexConfig = IndexConfig()
@@ -103,13 +107,13 @@ class PairCost:
         match = self._memory.match(request, now)
         offer = _Offer(request, fleet, self._need(request), Leg(view.prefill, match), Leg(view.decode, match))
         leg = offer.decode
-        places = self._shortlist(leg, request.tried_decode, now)
+        places = self._shortlist(leg, request, Side.DECODE, now)
         if not places:
             return None
         offer.decode_terms = price_decode(scales, offer.need, leg, places)
         leg = offer.prefill
         if leg.view.workers and not request.decode_only:
-            places = self._shortlist(leg, request.tried_prefill, now)
+            places = self._shortlist(leg, request, Side.PREFILL, now)
             scale = work_scale(scales, leg, places)
             offer.prefill_terms = price_prefill(scales, offer.need, leg, places, scale=scale, now=now)
         pair = self._best_pair(offer)
@@ -132,17 +136,34 @@ class PairCost:
 
     # --- which workers
 
-    def _shortlist(self, leg: Leg, tried: set[str], now: float) -> Sequence[int]:
+    def _shortlist(self, leg: Leg, request: RequestView, side: Side, now: float) -> Sequence[int]:
         """Return the places worth pricing that may be chosen; note what they are doubted for and hold."""
+        tried = request.tried_prefill if side is Side.PREFILL else request.tried_decode
+        places = self._fit(leg, tried, now)
+        stay = self._stay(leg, request, side, now) if request.session else None
+        if stay is not None and (stay in places or self._open(leg, [stay], tried, now)):
+            leg.leaving_s = self._config.session_cost_s
+            for place in places:
+                if place != stay:
+                    leg.doubts[place] = leg.doubts.get(place, 0.0) + leg.leaving_s
+            places = places if stay in places else [*places, stay]
+        leg.look_up(places)
+        return places
+
+    def _stay(self, leg: Leg, request: RequestView, side: Side, now: float) -> int | None:
+        """Return the place of the worker that served the request's session last."""
+        last = self._memory.sessions.last(request, side, now)
+        return None if last is None else leg.view.place(self._memory.index.bit(last), last)
+
+    def _fit(self, leg: Leg, tried: set[str], now: float) -> Sequence[int]:
+        """Return the places worth pricing by what their workers have and have to do."""
         everyone = range(len(leg.view.workers))
         found: Sequence[int] = ()
         if len(everyone) > EXACT:
             found = self._open(leg, self._likely(leg), tried, now)
-        found = found or self._open(leg, everyone, tried, now) or [
+        return found or self._open(leg, everyone, tried, now) or [
             place for place in everyone if leg.view.workers[place].name not in tried
         ]  # fmt: skip
-        leg.look_up(found)
-        return found
 
     def _likely(self, leg: Leg) -> Sequence[int]:
         """Return those ready first, of all and of those that hold equally much of the prompt."""
@@ -223,7 +244,7 @@ class PairCost:
         priced = price_prefill(scales, offer.need, leg, places, scale=scale, now=now)
         for place, (wait, work, overdue, _) in priced.items():
             decode_wait, step, _, _ = offer.decode_terms[place]
-            doubt = overdue + leg.doubts.get(place, 0.0)
+            doubt = overdue + leg.doubts.get(place, 0.0) + offer.prefill.leaving_s
             # All who decode with it lose the time that the prompt takes.
             interference = scales.interference * work * _crowd(leg, place)
             cost = wait + work + decode_wait + step + interference + doubt

@@ -37,6 +37,13 @@ class LegView:
     newest_since: float
     """When the last of them entered the rotation."""
 
+    def place(self, bit: int, name: str) -> int | None:
+        """Return the place of the worker with this bit and name; None if it is not in the pool."""
+        if not bit & self.bits:
+            return None
+        place = self.place_of[bit.bit_length() - 1]
+        return place if self.workers[place].name == name else None
+
 
 @dataclass(frozen=True, slots=True)
 class PoolView:

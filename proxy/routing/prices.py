@@ -63,13 +63,15 @@ class Need:
 class Leg:
     """One leg in one decision: the workers that were priced, by their place in the pool."""
 
-    __slots__ = ("depths", "doubts", "match", "view")
+    __slots__ = ("depths", "doubts", "leaving_s", "match", "view")
 
     def __init__(self, view: LegView, match: PrefixMatch) -> None:
         self.view = view
         self.match = match
         self.doubts: dict[int, float] = {}
         """Of those that are doubted, in seconds."""
+        self.leaving_s = 0.0
+        """What it costs not to be served where the request's session was, if that is possible."""
         self.depths: dict[int, int] = {}
         """Of those that hold anything, how many chunks of the prompt."""
 

@@ -31,6 +31,8 @@ class ScorerName(enum.Enum):
     """Tokens in flight against `token_load_threshold`."""
     LOAD_AWARE = "load_aware"
     """0.5 when idle, falling to 0 at `load_aware_threshold` requests."""
+    SESSION = "session"
+    """1 for the worker that served the request's session last."""
 
 
 class FilterName(enum.Enum):
@@ -82,13 +84,14 @@ class _Facts:
     match: list[float]
     requests: list[int]
     tokens: list[int]
+    session: list[float]
 
 
 class Scorers(ByLeg):
     """The highest weighted sum of scores."""
 
     unit = "score"
-    names = ("prefix", "queue", "token_load", "load_aware", "less_is_better")
+    names = ("prefix", "queue", "token_load", "load_aware", "session", "less_is_better")
 
     def __init__(self, config: ScorersConfig, memory: RoutingMemory) -> None:
         super().__init__(config.seed)
@@ -121,10 +124,12 @@ class Scorers(ByLeg):
     def _facts(self, leg: Leg, request: RequestView, workers: Sequence[Worker], now: float) -> _Facts:
         found = self._memory.match(request, now).by_worker()
         total = max(len(self._memory.keys(request)), 1)
+        last = self._memory.sessions.last(request, leg, now)
         return _Facts(
             [found.get(worker.name, 0) / total for worker in workers],
             [requests_in_flight(leg, worker) for worker in workers],
             [w.prefill_tokens if leg is Leg.PREFILL else w.decode_tokens for w in workers],
+            [float(worker.name == last) for worker in workers],
         )
 
 
@@ -151,6 +156,7 @@ SCORERS: dict[ScorerName, Callable[[_Facts, ScorersConfig], list[float]]] = {
     ScorerName.QUEUE: _queue,
     ScorerName.TOKEN_LOAD: _token_load,
     ScorerName.LOAD_AWARE: _load_aware,
+    ScorerName.SESSION: lambda facts, config: facts.session,
 }
 FILTERS: dict[FilterName, Callable[[_Facts, ScorersConfig], set[int]]] = {
     FilterName.PREFIX_AFFINITY: lambda facts, config: {

@@ -19,6 +19,8 @@ class RequestView:
     """The prompt's or the messages' JSON bytes as they arrived."""
     answers: int = 1
     """How many answers to the one prompt are asked for."""
+    session: bytes = b""
+    """The client's name for what its requests belong to; empty: it gave none."""
     decode_only: bool = False
     """The request cannot be split over two workers (several prompts, logprobs of the prompt)."""
     tried_prefill: set[str] = field(default_factory=set)
