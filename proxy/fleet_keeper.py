@@ -2,6 +2,7 @@
 
 add      listed; probed; in rotation once it is ready and has shaken hands
 drain    out of rotation; streams go on, and KV that it holds can still be pulled
+undrain  back in rotation, as if it had never been drained
 remove   drained, then forgotten. After `worker_drain_s` its connections are cut: requests that the client
          has seen nothing of are tried elsewhere
 """
@@ -82,6 +83,15 @@ class FleetKeeper:
         if not worker.draining:
             logger.info("worker %s is being drained", worker.name)
             self._hub.router.fleet.drain(worker, self._hub.loop.time())
+
+    def undrain(self, worker: Worker) -> bool:
+        """Put it back; False: it is being removed."""
+        if worker.name in self._removals:
+            return False
+        if worker.draining:
+            logger.info("worker %s is put back", worker.name)
+            self._hub.router.fleet.undrain(worker, self._hub.loop.time())
+        return True
 
     def remove(self, worker: Worker) -> None:
         """Drain it, then forget it."""

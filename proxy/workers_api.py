@@ -2,6 +2,7 @@
 
 POST   /admin/workers                  list a worker: url, role, and what else a configuration may say of it
 POST   /admin/workers/{name}/drain     send it nothing new
+DELETE /admin/workers/{name}/drain     put it back
 DELETE /admin/workers/{name}           drain it, then forget it
 """
 
@@ -33,6 +34,7 @@ class WorkersApi:
         """Add the routes."""
         app.router.add_post("/admin/workers", self._guarded(self._add))
         app.router.add_post("/admin/workers/{name}/drain", self._guarded(self._drain))
+        app.router.add_delete("/admin/workers/{name}/drain", self._guarded(self._undrain))
         app.router.add_delete("/admin/workers/{name}", self._guarded(self._remove))
 
     def _guarded(self, handler: Handler) -> Handler:
@@ -70,6 +72,14 @@ class WorkersApi:
             return _unknown(request)
         self._keeper.drain(worker)
         return _json(202, self._standing(worker))
+
+    async def _undrain(self, request: web.Request) -> web.Response:
+        worker = self._keeper.find(request.match_info["name"])
+        if worker is None:
+            return _unknown(request)
+        if not self._keeper.undrain(worker):
+            return _error(409, f"the worker {worker.name} is being removed", "worker_leaving")
+        return _json(200, self._standing(worker))
 
     async def _remove(self, request: web.Request) -> web.Response:
         worker = self._keeper.find(request.match_info["name"])

@@ -160,6 +160,12 @@ class Fleet:
             worker.draining = True
             self._rotation_changed(worker, now)
 
+    def undrain(self, worker: Worker, now: float) -> None:
+        """Send it requests again, if it is ready."""
+        if worker.draining:
+            worker.draining = False
+            self._rotation_changed(worker, now)
+
     def remove(self, worker: Worker, now: float) -> None:
         """It is not listed any more. What it held is gone."""
         self.unreachable(worker, "removed", now)

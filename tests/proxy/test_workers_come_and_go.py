@@ -55,6 +55,31 @@ async def test_admin_calls_need_the_token(tmp_path: Path) -> None:
     assert [answer.status for answer in (without, wrong, unknown, off)] == [401, 401, 404, 403]
 
 
+async def test_a_drained_worker_can_be_put_back(tmp_path: Path) -> None:
+    async with administered(tmp_path, *pair()) as house:
+        path = f"/admin/workers/{house.decode.name}/drain"
+        drained = await call(house, "POST", path, TOKEN)
+        unserved = await house.ask(chat())
+        back = await call(house, "DELETE", path, TOKEN)
+        served = await house.ask(chat())
+        unknown = await call(house, "DELETE", "/admin/workers/nobody/drain", TOKEN)
+
+    assert (drained.status, drained.json["draining"], unserved.status) == (202, True, 503)
+    assert (back.status, back.json["draining"], served.text) == (200, False, "one two")
+    assert unknown.status == 404
+
+
+async def test_a_worker_that_is_being_removed_cannot_be_put_back(tmp_path: Path) -> None:
+    async with administered(tmp_path, *pair()) as house, house.connect() as client:
+        house.decode.next.append(hangs)
+        await client.post(chat())
+        await house.decode.hanging.wait()
+        await call(house, "DELETE", f"/admin/workers/{house.decode.name}", TOKEN)
+        answer = await call(house, "DELETE", f"/admin/workers/{house.decode.name}/drain", TOKEN)
+
+    assert (answer.status, answer.error["code"]) == (409, "worker_leaving")
+
+
 async def test_a_worker_is_added_and_gets_requests(tmp_path: Path) -> None:
     newcomer = FakeWorker("decode")
     await newcomer.start()
