@@ -72,9 +72,9 @@ async def test_what_a_worker_tells_anew_holds_from_its_next_look(policy: str) ->
     async with housed(one, other, policy=policy) as house, contextlib.AsyncExitStack() as clients:
         took = await streams.open(house, clients, 2)
         one.captured_batch_sizes, other.captured_batch_sizes = (1, 2, 8), (1, 8)
-        load = house.proxy.hub.courses.default.memory.load
-        await house.proxy.until(lambda: load.facts(one.name).captured_batch_sizes == (1, 2, 8))
-        await house.proxy.until(lambda: load.facts(other.name).captured_batch_sizes == (1, 8))
+        listed = house.proxy.hub.router.fleet.workers
+        await house.proxy.until(lambda: listed[one.name].sighting.captured_batch_sizes == (1, 2, 8))
+        await house.proxy.until(lambda: listed[other.name].sighting.captured_batch_sizes == (1, 8))
         took += await streams.open(house, clients, 1)
 
     assert took == [one, other, one]
