@@ -175,17 +175,20 @@ def proxy(
     config: ConfigFile = None,
     host: Host = None,
     port: Port = None,
-    prefill: Annotated[list[str] | None, typer.Option(help="URL of a prefill worker; repeatable.")] = None,
-    decode: Annotated[list[str] | None, typer.Option(help="URL of a decode worker; repeatable.")] = None,
+    prefill: Annotated[
+        list[str] | None, typer.Option(help="URL of a prefill worker, vllm+URL, or sglang+URL; repeatable.")
+    ] = None,
+    decode: Annotated[list[str] | None, typer.Option(help="The same of a decode worker.")] = None,
     policy: Annotated[str | None, typer.Option(help="Routing policy: its name, or a policy file.")] = None,
     set_: Overrides = None,
     parent_pid: ParentPid = None,
 ) -> None:
     """Start the proxy in front of workers from flags or a configuration file."""
-    from ..proxy.config import ProxyConfig
+    from ..proxy.config import ProxyConfig, worker_of_flag
+    from ..proxy.routing.fleet import Role
 
-    workers = [{"url": url, "role": "prefill"} for url in prefill or []]
-    workers += [{"url": url, "role": "decode"} for url in decode or []]
+    workers = [worker_of_flag(url, Role.PREFILL) for url in prefill or []]
+    workers += [worker_of_flag(url, Role.DECODE) for url in decode or []]
     flags = {"host": host, "port": port, "policy": policy, "workers": workers or None}
     settings = _settings(ProxyConfig, config, flags, set_, parent_pid)
     from ..proxy.server import run_proxy

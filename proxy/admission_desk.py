@@ -9,7 +9,7 @@ from collections import deque
 from typing import Protocol, assert_never
 
 from .counters import Histogram
-from .routing.fleet import Worker
+from .routing.fleet import Kind, Worker
 from .routing.router import Router
 from .routing.ticket import Ticket
 from .routing.verdict import Refuse, Start, Verdict
@@ -70,7 +70,12 @@ class AdmissionDesk:
 
     def worker_changed(self, worker: Worker, now: float) -> None:
         """A worker has entered or left the rotation, or changed in it."""
-        if worker.decodes and worker.in_rotation:
+        others = [each for each in self._router.fleet.workers.values() if each.needs_partner]
+        for each in (worker, *others) if worker.kind is Kind.SGLANG else (worker,):
+            self._offer(each, now)
+
+    def _offer(self, worker: Worker, now: float) -> None:
+        if self._router.fleet.serves(worker):
             seen = worker.sighting
             self._later(self._admission.offer(worker.name, seen.models, seen.kv_tokens_capacity, now))
         else:

@@ -99,14 +99,7 @@ class RequestBody:
         """Whether no KV hand-over can stand for the request: many prompts, logprobs of the prompt."""
         if self._says("prompt_logprobs") or (self._says("echo") and self._says("logprobs")):
             return True
-        prompt = self._fields.get("prompt")
-        # A long list of token ids is one prompt, and is not decoded to see that.
-        if prompt is None:
-            return False
-        raw = memoryview(prompt)
-        if not _is_array(raw) or _first_item(raw) not in b'"[{':
-            return False
-        return len(_items.decode(prompt)) != 1
+        return self.prompt_count() not in (None, 1)
 
     def for_prefill(self) -> bytes:
         """Return the prefill leg's body: one token, unstreamed, and the KV kept for a decode worker."""
@@ -129,6 +122,30 @@ class RequestBody:
         comma = b"," if self._fields else b""
         splice = b"".join((comma, b'"', KV_FIELD.encode(), b'":', kv, b"}"))
         return [memoryview(self._raw)[:end], splice]
+
+    def prompt_count(self) -> int | None:
+        """Return how many prompts a list of them holds; None for one that stands by itself."""
+        prompt = self._fields.get("prompt")
+        if prompt is None:
+            return None
+        raw = memoryview(prompt)
+        # A long list of token ids is one prompt, and is not decoded to see that.
+        if not _is_array(raw) or _first_item(raw) not in b'"[{':
+            return None
+        return len(_items.decode(prompt))
+
+    def with_fields(self, added: dict[str, msgspec.Raw]) -> list[bytes | memoryview]:
+        """Return the client's bytes in pieces, with fields added, in place of its own of these names."""
+        if not added.keys().isdisjoint(self._fields):
+            return [_encode(self._fields | added)]
+        comma = b"," if self._fields else b""
+        return [memoryview(self._raw)[: self._raw.rindex(b"}")], comma, memoryview(_encode(added))[1:]]
+
+    def unstreamed_with_fields(self, added: dict[str, msgspec.Raw]) -> bytes:
+        """Return the same body, but to be answered whole."""
+        fields = self._fields | {"stream": FALSE} | added
+        fields.pop("stream_options", None)
+        return _encode(fields)
 
     def _number(self, name: str) -> int | None:
         raw = self._fields.get(name)

@@ -15,6 +15,7 @@ from .routing.policy_file import DEFAULTS
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
 
 class ConfigError(ValueError):
@@ -29,7 +30,9 @@ class WorkerAddress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     role: Role
     """`prefill`, `decode` or `both`."""
     kind: Kind = Kind.BATON
-    """`baton` or `vllm`."""
+    """`baton`, `vllm` or `sglang`."""
+    bootstrap_port: Port = 8998
+    """Of an SGLang prefill worker: where its decode workers meet it, on the host of its API."""
     kv_events: KvEventAddress | None = None
     """Where it publishes what its prefix cache holds; absent: that is learned from its answers alone."""
     name: str | None = None
@@ -111,6 +114,16 @@ class PolicyReload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """A new policy first decides on the requests of the last so many seconds, without consequences."""
     rehearsed_requests: Count = 256
     """At most so many of them."""
+
+
+def worker_of_flag(text: str, role: Role) -> dict[str, str]:
+    """Return what a flag says of a worker: its URL, after its kind and a plus if it is not `baton`.
+
+    `http://host:8100`, `vllm+http://host:8100`, `sglang+http://host:8100`
+    """
+    kind, plus, url = text.partition("+")
+    known = {"url": url, "kind": kind} if plus and kind.isalpha() else {"url": text}
+    return known | {"role": role.value}
 
 
 def is_policy_file(policy: str) -> bool:

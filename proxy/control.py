@@ -66,8 +66,8 @@ class WorkerControl:
 
     async def look(self) -> Sighting:
         """Return what the worker says of itself. Raises `ControlError` when it says nothing usable."""
-        if self._address.kind is Kind.VLLM:
-            return await self._look_at_vllm()
+        if self._address.kind is not Kind.BATON:
+            return await self._look_at_models()
         status, body = await self._call("GET", "/ready", timeout_s=self._probing.timeout_s)
         try:
             ready = msgspec.json.decode(body, type=_Ready)
@@ -95,12 +95,17 @@ class WorkerControl:
 
     async def abort(self, wire_id: str) -> None:
         """Have this worker drop everything it holds under `wire_id`."""
-        path = URL("/abort").joinpath(wire_id).raw_path
-        status, answer = await self._call("POST", path, timeout_s=self._probing.timeout_s)
+        timeout_s = self._probing.timeout_s
+        if self._address.kind is Kind.SGLANG:
+            body = msgspec.json.encode({"rid": wire_id})
+            status, answer = await self._call("POST", "/abort_request", body, timeout_s=timeout_s)
+        else:
+            path = URL("/abort").joinpath(wire_id).raw_path
+            status, answer = await self._call("POST", path, timeout_s=timeout_s)
         if status != 200:
             raise ControlError(_reason(status, answer))
 
-    async def _look_at_vllm(self) -> Sighting:
+    async def _look_at_models(self) -> Sighting:
         status, _ = await self._call("GET", "/health", timeout_s=self._probing.timeout_s)
         if status != 200:
             return Sighting(ready=False, reason=f"/health answered {status}")

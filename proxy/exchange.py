@@ -8,7 +8,7 @@ from typing import assert_never
 
 import msgspec
 
-from .body import BodyError, RequestBody, read_prefill_answer
+from .body import BodyError, PrefillAnswer, RequestBody, read_prefill_answer
 from .errors import ApiError, stream_broken, unavailable, upstream_failed
 from .front import ClientConnection
 from .gate import closing_chunks
@@ -16,7 +16,9 @@ from .hub import Hub
 from .intake import view_of
 from .leg import Leg, PrefillLeg
 from .notes import note_end, note_prefill, note_stream
+from .paired_leg import PairedLeg
 from .relay_leg import RelayLeg
+from .rendezvous import meeting_fields, new_room
 from .request import ClientRequest, LegHead
 from .routing.fleet import Worker
 from .routing.life import (
@@ -25,11 +27,13 @@ from .routing.life import (
     Command,
     Failure,
     Fault,
+    Phase,
     Probe,
     Refuse,
     Relay,
     RelayLastAnswer,
     RequestLife,
+    SendBoth,
     SendDecode,
     SendPrefill,
     TellBroken,
@@ -151,8 +155,32 @@ class Exchange:
         worker = self._prefill if isinstance(leg, PrefillLeg) else self._decode
         if worker is not None:
             logger.info("%s: %s %s: %s", self.request_id, worker.name, failure.fault.value, failure.detail)
-        self._run(self._living().leg_failed(failure, self.now()))
+        life = self._living()
+        beside = life.phase is Phase.BOTH and isinstance(leg, PrefillLeg)
+        self._run(life.leg_failed(failure, self.now(), partner=beside))
         self._hub.desk.rearm()
+
+    # --- told by the leg of a pair, of prefill
+
+    def partner_answered(self, answer: PrefillAnswer) -> None:
+        """Prefill is done, and decode was asked already."""
+        now, life = self.now(), self._living()
+        self._hub.counters.prefill_s.observe(now - self._leg_started_at)
+        note_prefill(self._hub, life.request, answer, now)
+        self._set_due(self._hub.config.timeouts.first_byte_s)
+        self._run(life.partner_answered())
+
+    def partner_rejected(self, partner: PrefillLeg) -> None:
+        """Prefill finds fault with the request."""
+        self._leg = partner
+        self.leg_rejected()
+
+    def partner_failed(self, partner: PrefillLeg, failure: Failure) -> None:
+        """Prefill failed."""
+        self._leg = partner
+        self.leg_failed(failure)
+
+    # --- told by the leg
 
     def leg_resent(self) -> None:
         """A kept-alive connection was stale."""
@@ -220,10 +248,8 @@ class Exchange:
     def _run(self, commands: list[Command]) -> None:
         for command in commands:
             match command:
-                case SendPrefill():
-                    self._send_prefill(command)
-                case SendDecode():
-                    self._send_decode(command)
+                case SendPrefill() | SendDecode() | SendBoth():
+                    self._send(command)
                 case Relay():
                     self._relay()
                 case RelayLastAnswer():
@@ -238,6 +264,15 @@ class Exchange:
                     self._hub.messages.probe(command.worker)
                 case _:
                     assert_never(command)
+
+    def _send(self, command: SendPrefill | SendDecode | SendBoth) -> None:
+        match command:
+            case SendPrefill():
+                self._send_prefill(command)
+            case SendDecode():
+                self._send_decode(command)
+            case SendBoth():
+                self._send_both(command)
 
     def _send_prefill(self, command: SendPrefill) -> None:
         self._prefill, self._kv = command.worker, None
@@ -256,6 +291,21 @@ class Exchange:
         old = self._request.http_1_0
         head = self._head.build(pool.host_header, command.wire_id, length, http_1_0=old)
         self._start(RelayLeg(self, pool, (head, *pieces)), self._hub.config.timeouts.first_byte_s)
+
+    def _send_both(self, command: SendBoth) -> None:
+        self._prefill, self._decode = command.prefill, command.decode
+        address = command.prefill.bootstrap
+        assert address is not None, f"{command.prefill.name} has no bootstrap address"
+        body, pools = self._sendable(), self._hub.pools
+        fields = meeting_fields(address, new_room(), command.wire_id, body.prompt_count())
+        asked = body.unstreamed_with_fields(fields)
+        pool = pools[command.prefill.name]
+        prefill = (self._head.build(pool.host_header, command.wire_id, len(asked)), asked)
+        pieces, decode_pool = body.with_fields(fields), pools[command.decode.name]
+        length, old = sum(map(len, pieces)), self._request.http_1_0
+        head = self._head.build(decode_pool.host_header, command.wire_id, length, http_1_0=old)
+        leg = PairedLeg(self, decode_pool, (head, *pieces), pool, prefill)
+        self._start(leg, self._hub.config.timeouts.prefill_s)
 
     def _start(self, leg: PrefillLeg | RelayLeg, timeout_s: float) -> None:
         self._leg = leg

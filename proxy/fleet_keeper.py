@@ -18,7 +18,7 @@ from .discovery.roster import Changes
 from .hub import Hub
 from .kv_event_source import KvEventAddress, KvEventSource, KvEventsUnavailableError
 from .prober import Prober
-from .routing.fleet import Worker
+from .routing.fleet import Kind, KvAddress, Worker
 from .upstream import Pool, TcpAddress
 
 logger = logging.getLogger(__name__)
@@ -73,6 +73,8 @@ class FleetKeeper:
             max_idle=config.limits.idle_connections,
         )
         worker = Worker(title, address.role, address.kind)
+        if address.kind is Kind.SGLANG:
+            worker.bootstrap = KvAddress(host=address.host, port=address.bootstrap_port)
         self._hub.router.fleet.add(worker)
         self._prober.watch(worker)
         if address.kv_events is not None:

@@ -64,7 +64,12 @@ class DnsSource:
 
     def _worker(self, address: str) -> WorkerAddress:
         settings = self._settings
-        return WorkerAddress(url=http_url(address, settings.port), role=settings.role, kind=settings.kind)
+        return WorkerAddress(
+            url=http_url(address, settings.port),
+            role=settings.role,
+            kind=settings.kind,
+            bootstrap_port=settings.bootstrap_port,
+        )
 
 
 def http_url(address: str, port: int) -> str:

@@ -101,6 +101,7 @@ class ServiceEndpoints:
                         url=http_url(address, port.port),
                         role=self._service.role,
                         kind=self._service.kind,
+                        bootstrap_port=self._service.bootstrap_port,
                         name=f"{pod or address}:{port.port}",
                     )
 

@@ -32,6 +32,7 @@ class DnsSettings(
     port: Port
     role: Role
     kind: Kind = Kind.BATON
+    bootstrap_port: Port = 8998
     interval_s: Seconds = 5.0
     misses_to_empty: Annotated[int, msgspec.Meta(ge=1)] = 3
     """So many answers in a row that the name has no address mean that there are no workers."""
@@ -43,6 +44,7 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     name: Name
     role: Role
     kind: Kind = Kind.BATON
+    bootstrap_port: Port = 8998
     port_names: tuple[Name, ...] = ()
     """Ports of an endpoint that are workers, one for each data-parallel rank; empty: all of its ports."""
 

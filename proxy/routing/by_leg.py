@@ -38,7 +38,8 @@ class ByLeg(ABC):
         decode = chosen[0][1]
         assert decode is not None
         prefill = None
-        if self.splits(request, decode, now) and (able := partners(request, fleet, decode, now)):
+        splits = decode.needs_partner or self.splits(request, decode, now)
+        if splits and (able := partners(request, fleet, decode, now)):
             prefill_terms = self.weigh(Leg.PREFILL, request, able, now)
             others: list[Row] = [
                 (worker, None, terms) for worker, terms in zip(able, prefill_terms, strict=True)

@@ -33,6 +33,9 @@ class Kind(enum.Enum):
     """Has `/ready`, `/kv/peers` and `/abort/{request_id}`."""
     VLLM = "vllm"
     """Has `/health` and `/v1/models`; connects to its peers by itself; its leases end by expiry."""
+    SGLANG = "sglang"
+    """Has `/health`, `/v1/models` and `/abort_request`; is asked at once with its peer, which it meets in a
+    room at the prefill worker's bootstrap address. One with role `both` serves alone, and only alone."""
 
 
 class WorkerState(enum.Enum):
@@ -101,6 +104,13 @@ class Worker:
     cooling_until: float = 0.0
     draining: bool = False
     """It is to end what it has, and gets nothing new."""
+    bootstrap: KvAddress | None = None
+    """Where an SGLang prefill worker and its peers meet."""
+
+    @property
+    def needs_partner(self) -> bool:
+        """Whether it decodes nothing but what a prefill worker hands over."""
+        return self.kind is Kind.SGLANG and self.role is Role.DECODE
 
     @property
     def in_rotation(self) -> bool:
@@ -147,6 +157,17 @@ class Fleet:
         """Return the ready workers of `model`; an empty pool when it is unknown."""
         return self._pools.get(model) or ModelPool()
 
+    def serves(self, worker: Worker) -> bool:
+        """Whether it may be sent decode legs."""
+        if not worker.decodes or not worker.in_rotation:
+            return False
+        return not worker.needs_partner or any(
+            other.in_rotation
+            and self.may_pair(other, worker)
+            and not other.sighting.models.isdisjoint(worker.sighting.models)
+            for other in self.workers.values()
+        )
+
     # --- who is listed
 
     def add(self, worker: Worker) -> None:
@@ -184,6 +205,8 @@ class Fleet:
         """Whether `decode` can pull KV from `prefill`."""
         if prefill.kind is Kind.VLLM:
             return decode.kind is Kind.VLLM
+        if prefill.kind is Kind.SGLANG:
+            return prefill.role is Role.PREFILL and decode.needs_partner
         incarnations = (prefill.sighting.incarnation, decode.sighting.incarnation)
         return self._shaken.get((prefill.name, decode.name)) == incarnations
 
@@ -265,7 +288,7 @@ class Fleet:
                 if worker.in_rotation:
                     if worker.prefills:
                         pool.prefill.append(worker)
-                    if worker.decodes:
+                    if self.serves(worker):
                         pool.decode.append(worker)
         self._pools = pools
 

@@ -1,6 +1,7 @@
 """One request, from its first leg to its last byte, with no I/O: events in, commands out.
 
     start            admitted, with a pair                          -> SendPrefill | SendDecode
+    start            admitted, with an SGLang pair                  -> SendBoth
     refused          not admitted                                   -> (done)
     prefill answers  its KV is advertised                           -> SendDecode
     decode answers   its head and first bytes are here              -> Relay
@@ -28,6 +29,8 @@ class Phase(enum.Enum):
 
     NEW = "new"
     PREFILL = "prefill"
+    BOTH = "both"
+    """Prefill's answer, while decode was asked too."""
     DECODE = "decode"
     RELAY = "relay"
     DONE = "done"
@@ -83,6 +86,15 @@ class SendDecode:
 
 
 @dataclass(frozen=True, slots=True)
+class SendBoth:
+    """Send the client's body to both at once, to meet in a new room; show nothing before prefill is done."""
+
+    prefill: Worker
+    decode: Worker
+    wire_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Relay:
     """Give the client the answer of the leg that just answered, as it comes."""
 
@@ -126,7 +138,7 @@ class Probe:
     worker: Worker
 
 
-Command = SendPrefill | SendDecode | Relay | RelayLastAnswer | Refuse | TellBroken | Abort | Probe
+Command = SendPrefill | SendDecode | SendBoth | Relay | RelayLastAnswer | Refuse | TellBroken | Abort | Probe
 NOTHING: list[Command] = []
 
 
@@ -184,15 +196,29 @@ class RequestLife:
         self.phase = Phase.DECODE
         return [SendDecode(decision.decode, self.wire_id, with_kv)]
 
+    def partner_answered(self) -> list[Command]:
+        """Prefill is done, of two that were asked at once: decode has its KV, and may be shown."""
+        assert self.phase is Phase.BOTH, self.phase
+        decision = self._decided()
+        self._leave_prefill(decision)
+        assert decision.prefill is not None
+        self.router.fleet.succeeded(decision.prefill)
+        self.router.ledger.advertise(self.wire_id, None)
+        self.router.ledger.on(self.wire_id, HandoverEvent.GRANT)
+        self.router.counts.split += 1
+        self.phase = Phase.DECODE
+        return NOTHING
+
     def rejected(self) -> list[Command]:
         """The leg's answer is a final 4xx: the request is at fault, on any worker."""
+        aborts = self._abort_both() if self.phase is Phase.BOTH else []
         if self.phase is Phase.PREFILL:
             self._leave_prefill(self._decided())
             self._kv_held = False
             self.router.ledger.on(self.wire_id, HandoverEvent.FREE)
         self._outcome = Outcome.REJECTED
         self.phase = Phase.RELAY
-        return [Relay(), *self._release_kv()]
+        return [Relay(), *(aborts or self._release_kv())]
 
     def decode_answered(self) -> list[Command]:
         """Decode answered with success, and its first bytes are here."""
@@ -203,15 +229,15 @@ class RequestLife:
         self.phase = Phase.RELAY
         return [Relay()]
 
-    def leg_failed(self, failure: Failure, now: float) -> list[Command]:
-        """The leg under way failed before the client saw a byte of it."""
-        assert self.phase in (Phase.PREFILL, Phase.DECODE), self.phase
-        leg = self.phase.value
-        commands = self._blame(failure, now)
+    def leg_failed(self, failure: Failure, now: float, *, partner: bool = False) -> list[Command]:
+        """The leg under way failed before the client saw a byte of it; `partner`: prefill, of two."""
+        assert self.phase in (Phase.PREFILL, Phase.BOTH, Phase.DECODE), self.phase
+        leg = Leg.PREFILL if partner or self.phase is Phase.PREFILL else Leg.DECODE
+        commands = self._blame(failure, leg, now)
         self._lost += failure.fault in DEADLY or failure.after_loss
         retried = self._try_elsewhere(failure, now)
         if not isinstance(retried[0], Refuse | RelayLastAnswer):
-            self.router.counts.retries[leg] += 1
+            self.router.counts.retries[leg.value] += 1
         return commands + retried
 
     def stream_ended(self) -> list[Command]:
@@ -264,6 +290,9 @@ class RequestLife:
         tokens = self.request.prompt_tokens
         self.router.ledger.create(self.wire_id, prefill=prefill.name, tokens=tokens, now=now)
         self._prefilling = self._kv_held = True
+        if decision.decode.needs_partner:
+            self.phase = Phase.BOTH
+            return [SendBoth(prefill, decision.decode, self.wire_id)]
         self.phase = Phase.PREFILL
         return [SendPrefill(prefill, self.wire_id)]
 
@@ -280,23 +309,24 @@ class RequestLife:
 
     # --- ending legs
 
-    def _blame(self, failure: Failure, now: float) -> list[Command]:
+    def _blame(self, failure: Failure, leg: Leg, now: float) -> list[Command]:
         """Book the failed leg's end; return what has to be said to the workers."""
         decision = self._decided()
-        prefilled = self.phase is Phase.PREFILL
+        prefilled = leg is Leg.PREFILL
         worker = decision.prefill if prefilled else decision.decode
         assert worker is not None
         (self.request.tried_prefill if prefilled else self.request.tried_decode).add(worker.name)
         commands: list[Command] = []
-        self.router.failed(self.request, Leg.PREFILL if prefilled else Leg.DECODE, now)
+        self.router.failed(self.request, leg, now)
         if failure.fault is Fault.UNREACHABLE:
             self.router.fleet.unreachable(worker, failure.detail, now)
         elif failure.fault is not Fault.BUSY:
             self.router.fleet.failed(worker, now)
         if failure.fault not in ANSWERED:
             commands.append(Probe(worker))
-        if failure.fault in DEADLY and not prefilled:
-            commands.append(self._abort(worker, releases=False))
+        asked_beside = prefilled and self.phase is Phase.BOTH
+        if asked_beside or (failure.fault in DEADLY and not prefilled):
+            commands.append(self._abort(decision.decode, releases=False))
         if prefilled and failure.fault not in DEADLY:
             self._kv_held = False
             self.router.ledger.on(self.wire_id, HandoverEvent.FREE)
@@ -308,7 +338,7 @@ class RequestLife:
     def _abort_both(self) -> list[Command]:
         decision = self._decided()
         commands = self._release_kv()
-        if self.phase in (Phase.DECODE, Phase.RELAY):
+        if self.phase in (Phase.BOTH, Phase.DECODE, Phase.RELAY):
             commands.append(self._abort(decision.decode, releases=False))
         return commands
 

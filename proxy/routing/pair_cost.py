@@ -24,10 +24,10 @@ from typing import Annotated
 
 import msgspec
 
-from .fleet import Fleet, Kind, Worker
+from .fleet import Fleet, Worker
 from .memory import IndexConfig, RoutingMemory
 from .observer import Leg as Side
-from .policy import Decision
+from .policy import Decision, may_split
 from .pools import EXACT, PoolViews
 from .prices import DecodeTerms, Leg, Need, PrefillTerms, Scales, price_decode, price_prefill, work_scale
 from .rates import RateConfig
@@ -112,7 +112,7 @@ class PairCost:
             return None
         offer.decode_terms = price_decode(scales, offer.need, leg, places)
         leg = offer.prefill
-        if leg.view.workers and not request.decode_only:
+        if leg.view.workers and self._any_split(offer):
             places = self._shortlist(leg, request, Side.PREFILL, now)
             scale = work_scale(scales, leg, places)
             offer.prefill_terms = price_prefill(scales, offer.need, leg, places, scale=scale, now=now)
@@ -120,8 +120,7 @@ class PairCost:
         alone = self._best_alone(offer, pair is None, now)
         if pair is not None and (alone is None or pair[0] <= offer.alone[alone][-1]):
             return self._decision(offer, pair[1], pair[2])
-        assert alone is not None
-        return self._decision(offer, None, alone)
+        return None if alone is None else self._decision(offer, None, alone)
 
     def _need(self, request: RequestView) -> Need:
         memory, prompt, bytes_each = self._memory, request.prompt_tokens, self._config.kv_bytes_per_token
@@ -133,6 +132,10 @@ class PairCost:
             request.key_tokens * bytes_each,
             *memory.rates.fleet_transfer_fit.coefficients,
         )
+
+    @staticmethod
+    def _any_split(offer: _Offer) -> bool:
+        return not offer.request.decode_only or offer.decode.view.needs_partners
 
     # --- which workers
 
@@ -211,12 +214,12 @@ class PairCost:
         self, offer: _Offer, prefills: Sequence[int], decodes: Sequence[int]
     ) -> list[tuple[float, int, int]]:
         givers, takers = offer.prefill.view.workers, offer.decode.view.workers
-        may_pair, transfer_s, several = offer.fleet.may_pair, self._transfer_s, offer.request.answers > 1
+        may_pair, transfer_s = offer.fleet.may_pair, self._transfer_s
         found = []
         for d in decodes:
             taker = takers[d]
-            if several and taker.kind is Kind.VLLM:
-                continue  # It pulls once for each answer, but its peer frees the blocks after the first pull.
+            if not may_split(offer.request, taker):
+                continue
             depth, here = offer.decode.depths.get(d, 0), offer.decode_terms[d][2]
             for p in prefills:
                 giver = givers[p]
@@ -239,6 +242,8 @@ class PairCost:
             deepest = max(places, key=lambda place: leg.depths.get(place, 0))
             places = list({*offer.cheapest_decodes(PAIRED), deepest})
         scale = work_scale(scales, leg, places)
+        if leg.view.needs_partners:
+            places = [place for place in places if not leg.view.workers[place].needs_partner]
         if not must:
             places = [place for place in places if not self._disturbs(offer, place)]
         priced = price_prefill(scales, offer.need, leg, places, scale=scale, now=now)

@@ -42,10 +42,17 @@ def candidates(workers: Sequence[Worker], tried: set[str], now: float) -> list[W
     return fit or [worker for worker in workers if worker.name not in tried]
 
 
+def may_split(request: RequestView, decode: Worker) -> bool:
+    """Whether `decode` can take this request's KV from another worker."""
+    if decode.kind is Kind.VLLM:
+        # It pulls once for each answer, but its peer frees the blocks after the first pull.
+        return not request.decode_only and request.answers == 1
+    return not request.decode_only or decode.needs_partner
+
+
 def partners(request: RequestView, fleet: Fleet, decode: Worker, now: float) -> list[Worker]:
     """Return the prefill workers that `decode` may pull this request's KV from."""
-    # A vLLM worker pulls once for each answer, but its peer frees the blocks after the first pull.
-    if request.decode_only or (request.answers > 1 and decode.kind is Kind.VLLM):
+    if not may_split(request, decode):
         return []
     pool = fleet.pool(request.model).prefill
     able = [worker for worker in pool if worker is not decode and fleet.may_pair(worker, decode)]

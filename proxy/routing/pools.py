@@ -36,6 +36,8 @@ class LegView:
     """The workers by when they are ready for more; None for legs of up to `EXACT`."""
     newest_since: float
     """When the last of them entered the rotation."""
+    needs_partners: bool
+    """Whether some of them decode only what a prefill worker hands over."""
 
     def place(self, bit: int, name: str) -> int | None:
         """Return the place of the worker with this bit and name; None if it is not in the pool."""
@@ -87,4 +89,5 @@ class PoolViews:
             tuple(places.get(number, 0) for number in range(max(places, default=0) + 1)),
             ordered(numbers) if len(numbers) > EXACT else None,
             max((worker.since for worker in workers), default=-inf),
+            any(worker.needs_partner for worker in workers),
         )

@@ -72,7 +72,7 @@ class Router:
 
     def choose(self, request: RequestView, now: float) -> Decision | None:
         """Have the policy choose, and book the work on whom it chose: the next choice sees it."""
-        decision = self.policy.decide(request, self.fleet, now)
+        decision = self._decide(request, now)
         if decision is not None:
             decision.decode.decode_requests += 1
             decision.decode.decode_tokens += request.prompt_tokens + request.output_tokens
@@ -82,6 +82,18 @@ class Router:
             for observer in self.observers:
                 observer.dispatched(request, decision, now)
         return decision
+
+    def _decide(self, request: RequestView, now: float) -> Decision | None:
+        """Ask the policy; a worker that needs a partner, and is named without one, has none left."""
+        tried = request.tried_decode
+        try:
+            while True:
+                decision = self.policy.decide(request, self.fleet, now)
+                if decision is None or decision.prefill is not None or not decision.decode.needs_partner:
+                    return decision
+                request.tried_decode = request.tried_decode | {decision.decode.name}
+        finally:
+            request.tried_decode = tried
 
     def failed(self, request: RequestView, leg: Leg, now: float) -> None:
         """Tell that a leg failed before the first byte."""

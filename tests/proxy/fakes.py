@@ -179,6 +179,7 @@ class FakeWorker:
     kv_tokens_capacity: int | None = None
     captured_batch_sizes: tuple[int, ...] = ()
     lockstep_group: str | None = None
+    bootstrap_port: int = 8998
     kv_events: KvEventAddress | None = None
     usual: Behaviour = decodes
     next: deque[Behaviour] = field(default_factory=deque)
@@ -256,14 +257,19 @@ class FakeWorker:
                 )
                 await connection.answer(status, json.dumps(body).encode())
             case ["abort", wire_id]:
-                self.aborts.append(wire_id)
-                self.aborted.set()
-                await self.confirms.wait()
-                await connection.answer(200, b'{"aborted": 1, "released": 1}')
+                await self._answer_abort(connection, wire_id)
+            case ["abort_request"]:
+                await self._answer_abort(connection, request.json["rid"])
             case _:
                 self.requests.append(request)
                 behave = self.next.popleft() if self.next else self.usual
                 await behave(self, connection, request)
+
+    async def _answer_abort(self, connection: Connection, wire_id: str) -> None:
+        self.aborts.append(wire_id)
+        self.aborted.set()
+        await self.confirms.wait()
+        await connection.answer(200, b'{"aborted": 1, "released": 1}')
 
     async def _answer_ready(self, connection: Connection) -> None:
         if not self.ready:

@@ -72,7 +72,11 @@ async def housed(*workers: FakeWorker, waits: bool = True, **settings: Any) -> A
         await worker.start()
     addresses = tuple(
         WorkerAddress(
-            url=worker.url, role=Role(worker.role), kind=Kind(worker.kind), kv_events=worker.kv_events
+            url=worker.url,
+            role=Role(worker.role),
+            kind=Kind(worker.kind),
+            kv_events=worker.kv_events,
+            bootstrap_port=worker.bootstrap_port,
         )
         for worker in workers
     )

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from baton.proxy.config import ConfigError, ProxyConfig, WorkerAddress, load_config
+from baton.proxy.config import ConfigError, ProxyConfig, WorkerAddress, load_config, worker_of_flag
 from baton.proxy.routing.fleet import Kind, Role
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "fleet.example.yaml"
@@ -68,3 +69,20 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_name_must_fit_in_a_header() -> None:
     with pytest.raises(ValueError, match="printable ASCII"):
         WorkerAddress(url="http://h:1", role=Role.DECODE, name="a\r\nb")
+
+
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        ("http://h:1", {"url": "http://h:1", "role": "decode"}),
+        ("sglang+http://h:1", {"url": "http://h:1", "kind": "sglang", "role": "decode"}),
+        ("http://h+x:1", {"url": "http://h+x:1", "role": "decode"}),
+    ],
+)
+def test_a_flag_may_name_the_kind_of_a_worker(flag: str, expected: dict[str, str]) -> None:
+    assert worker_of_flag(flag, Role.DECODE) == expected
+
+
+def test_a_kind_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(msgspec.ValidationError, match=r"Invalid enum value 'dynamo' - at `\$\.kind`"):
+        msgspec.convert(worker_of_flag("dynamo+http://h:1", Role.DECODE), WorkerAddress)
