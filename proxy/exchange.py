@@ -8,17 +8,18 @@ from typing import assert_never
 
 import msgspec
 
+from .added import added_lines, refusal
 from .body import BodyError, PrefillAnswer, RequestBody, read_prefill_answer
 from .errors import ApiError, stream_broken, unavailable, upstream_failed
 from .front import ClientConnection
 from .gate import closing_chunks
 from .hub import Hub
-from .intake import view_of
+from .intake import life_of
 from .leg import Leg, PrefillLeg
 from .notes import note_end, note_prefill, note_stream
 from .paired_leg import PairedLeg
 from .relay_leg import RelayLeg
-from .rendezvous import meeting_fields, new_room
+from .rendezvous import meeting
 from .request import ClientRequest, LegHead
 from .routing.fleet import Worker
 from .routing.life import (
@@ -38,10 +39,9 @@ from .routing.life import (
     SendPrefill,
     TellBroken,
 )
-from .routing.ticket import Standing, Ticket
+from .routing.ticket import Standing
 from .routing.verdict import Refuse as TurnAway
 from .routing.verdict import Start
-from .terms import read_terms
 from .terms import refusal as admission_refusal
 from .watch import NEVER
 
@@ -79,7 +79,8 @@ class Exchange:
     def begin(self) -> None:
         """Ask to be admitted, or refuse the request."""
         try:
-            life = self._open_life()
+            self._body = RequestBody(self._request.body)
+            self._life = life = life_of(self._hub, self._request, self._body, self._head)
         except BodyError as error:
             self._hub.counters.invalid += 1
             self._answer_error(error.error)
@@ -89,21 +90,6 @@ class Exchange:
         self._hub.watch.add(self)
         self._hub.exchanges.add(self)
         self._hub.desk.submit(life.ticket, self, self._arrived_at)
-
-    def _open_life(self) -> RequestLife:
-        hub = self._hub
-        self._body = RequestBody(self._request.body)
-        guess = hub.config.output_tokens_guess
-        view = view_of(
-            self._body,
-            hub.router.fleet,
-            self.request_id,
-            output_tokens_guess=guess,
-            session=self._head.session,
-        )
-        terms = read_terms(self._request.headers, hub.tenants)
-        self._life = RequestLife(Ticket(view, terms, len(self._request.body)), hub.router)
-        return self._life
 
     # --- told by the admission desk
 
@@ -294,17 +280,9 @@ class Exchange:
 
     def _send_both(self, command: SendBoth) -> None:
         self._prefill, self._decode = command.prefill, command.decode
-        address = command.prefill.bootstrap
-        assert address is not None, f"{command.prefill.name} has no bootstrap address"
-        body, pools = self._sendable(), self._hub.pools
-        fields = meeting_fields(address, new_room(), command.wire_id, body.prompt_count())
-        asked = body.unstreamed_with_fields(fields)
-        pool = pools[command.prefill.name]
-        prefill = (self._head.build(pool.host_header, command.wire_id, len(asked)), asked)
-        pieces, decode_pool = body.with_fields(fields), pools[command.decode.name]
-        length, old = sum(map(len, pieces)), self._request.http_1_0
-        head = self._head.build(decode_pool.host_header, command.wire_id, length, http_1_0=old)
-        leg = PairedLeg(self, decode_pool, (head, *pieces), pool, prefill)
+        pools = self._hub.pools[command.prefill.name], self._hub.pools[command.decode.name]
+        prefill, decode = meeting(command, self._sendable(), self._head, pools, self._request.http_1_0)
+        leg = PairedLeg(self, pools[1], decode, pools[0], prefill)
         self._start(leg, self._hub.config.timeouts.prefill_s)
 
     def _start(self, leg: PrefillLeg | RelayLeg, timeout_s: float) -> None:
@@ -356,18 +334,9 @@ class Exchange:
         self._finish(keep_alive=keep)
 
     def _lines(self, leg: Leg) -> bytes:
-        """Return the header lines that a worker's answer gets on its way to the client."""
         assert leg.head is not None
-        lines = []
-        if self._prefill is not None:
-            lines.append(f"X-Baton-Prefill: {self._prefill.name}\r\n")
-        if self._decode is not None:
-            lines.append(f"X-Baton-Decode: {self._decode.name}\r\n")
-        if not leg.head.has(b"x-request-id"):
-            lines.append(f"X-Request-Id: {self.request_id}\r\n")
-        if not self._request.keep_alive and not leg.head.has(b"connection"):
-            lines.append("Connection: close\r\n")
-        return "".join(lines).encode()
+        keep = self._request.keep_alive
+        return added_lines(leg.head, self._prefill, self._decode, self.request_id, keep_alive=keep)
 
     # --- ending
 
@@ -419,11 +388,3 @@ class Exchange:
     def _living(self) -> RequestLife:
         assert self._life is not None, "no leg runs before the request's life begins"
         return self._life
-
-
-def refusal(failure: Failure) -> ApiError:
-    """Return what the client is told when no worker's own answer can be shown."""
-    if failure.fault is Fault.UNREACHABLE:
-        return unavailable(f"no worker could be reached: {failure.detail}")
-    message = f"every worker that was asked failed; the last: {failure.detail}"
-    return upstream_failed(message, timed_out=failure.fault is Fault.TIMEOUT)

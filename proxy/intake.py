@@ -2,8 +2,26 @@
 
 from .body import BodyError, RequestBody
 from .errors import ApiError, model_not_found, unavailable
+from .hub import Hub
+from .request import ClientRequest, LegHead
 from .routing.fleet import Fleet
+from .routing.life import RequestLife
+from .routing.ticket import Ticket
 from .routing.view import RequestView
+from .terms import read_terms
+
+
+def life_of(hub: Hub, request: ClientRequest, body: RequestBody, head: LegHead) -> RequestLife:
+    """Return the life of a request that is to be admitted. Raises `BodyError`."""
+    view = view_of(
+        body,
+        hub.router.fleet,
+        head.wanted_id,
+        output_tokens_guess=hub.config.output_tokens_guess,
+        session=head.session,
+    )
+    ticket = Ticket(view, read_terms(request.headers, hub.tenants), len(request.body))
+    return RequestLife(ticket, hub.router)
 
 
 def view_of(

@@ -5,13 +5,19 @@ second request for it can end both workers' schedulers. So a retry gets a new on
 """
 
 import secrets
+from collections.abc import Sequence
 
 import msgspec
 
+from .body import RequestBody
+from .request import LegHead
 from .routing.fleet import KvAddress
+from .routing.life import SendBoth
+from .upstream import Pool
 
 ROOM_BITS = 63
 _encode = msgspec.json.Encoder().encode
+Pieces = Sequence[bytes | memoryview]
 
 
 def new_room() -> int:
@@ -42,3 +48,17 @@ def meeting_fields(
     # A list of prompts would need a list of ids, and their streams would come apart.
     fields = meeting | ({"rid": request_id} if named else {})
     return {name: msgspec.Raw(_encode(value)) for name, value in fields.items()}
+
+
+def meeting(
+    command: SendBoth, body: RequestBody, head: LegHead, pools: tuple[Pool, Pool], http_1_0: bool
+) -> tuple[Pieces, Pieces]:
+    """Return the whole requests of prefill's and of decode's leg, to meet in a new room."""
+    address = command.prefill.bootstrap
+    assert address is not None, f"{command.prefill.name} has no bootstrap address"
+    fields = meeting_fields(address, new_room(), command.wire_id, body.prompt_count())
+    asked, pieces = body.unstreamed_with_fields(fields), body.with_fields(fields)
+    prefill = head.build(pools[0].host_header, command.wire_id, len(asked))
+    length = sum(map(len, pieces))
+    decode = head.build(pools[1].host_header, command.wire_id, length, http_1_0=http_1_0)
+    return (prefill, asked), (decode, *pieces)

@@ -1,0 +1,30 @@
+"""What the proxy has to say of its own: header lines beside an answer, errors in its place. No I/O."""
+
+from .answer import AnswerHead
+from .errors import ApiError, unavailable, upstream_failed
+from .routing.fleet import Worker
+from .routing.life import Failure, Fault
+
+
+def refusal(failure: Failure) -> ApiError:
+    """Return what the client is told when no worker's own answer can be shown."""
+    if failure.fault is Fault.UNREACHABLE:
+        return unavailable(f"no worker could be reached: {failure.detail}")
+    message = f"every worker that was asked failed; the last: {failure.detail}"
+    return upstream_failed(message, timed_out=failure.fault is Fault.TIMEOUT)
+
+
+def added_lines(
+    head: AnswerHead, prefill: Worker | None, decode: Worker | None, request_id: str, *, keep_alive: bool
+) -> bytes:
+    """Return the header lines that a worker's answer gets on its way to the client."""
+    lines = []
+    if prefill is not None:
+        lines.append(f"X-Baton-Prefill: {prefill.name}\r\n")
+    if decode is not None:
+        lines.append(f"X-Baton-Decode: {decode.name}\r\n")
+    if not head.has(b"x-request-id"):
+        lines.append(f"X-Request-Id: {request_id}\r\n")
+    if not keep_alive and not head.has(b"connection"):
+        lines.append("Connection: close\r\n")
+    return "".join(lines).encode()
