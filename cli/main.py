@@ -69,6 +69,7 @@ def up(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of the workers; repeatable."),
     ] = None,
+    proxy_processes: Annotated[int, typer.Option(min=1, help="Processes of the proxy.")] = 1,
     proxy_set: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="A setting of the proxy; repeatable.")
     ] = None,
@@ -98,7 +99,9 @@ def up(
         decode=decode,
         group_ports={kind: free_port() for kind, ranks in groups.items() if ranks is not None},
         worker_flags=(*worker_flags, *_repeat("--set", [f"drain_grace_s={drain_s}", *(set_ or [])])),
-        proxy_flags=_repeat("--set", [f"drain_grace_s={drain_s}", *(proxy_set or [])]),
+        proxy_flags=_repeat(
+            "--set", [f"drain_grace_s={drain_s}", f"processes={proxy_processes}", *(proxy_set or [])]
+        ),
     )
     raise typer.Exit(run_fleet(plan, choose_screen(json_events=json_events), drain_s=drain_s))
 
@@ -180,6 +183,7 @@ def proxy(
     ] = None,
     decode: Annotated[list[str] | None, typer.Option(help="The same of a decode worker.")] = None,
     policy: Annotated[str | None, typer.Option(help="Routing policy: its name, or a policy file.")] = None,
+    processes: Annotated[int | None, typer.Option(help="Processes that share the port.")] = None,
     set_: Overrides = None,
     parent_pid: ParentPid = None,
 ) -> None:
@@ -190,6 +194,7 @@ def proxy(
     workers = [worker_of_flag(url, Role.PREFILL) for url in prefill or []]
     workers += [worker_of_flag(url, Role.DECODE) for url in decode or []]
     flags = {"host": host, "port": port, "policy": policy, "workers": workers or None}
+    flags["processes"] = processes
     settings = _settings(ProxyConfig, config, flags, set_, parent_pid)
     from ..proxy.server import run_proxy
 

@@ -13,7 +13,8 @@ The life of a request, and the file it happens in:
 
 Beside it: prober.py (who is there, who shook hands), fleet_keeper.py (workers added, drained and removed, as
 discovery/ or an admin call wants it), policy_watch.py (policy files that change), admin.py (`/v1/models`,
-`/ready`, `/fleet`, `/metrics`), server.py (starts and drains it all). Only `routing/` decides; it has no I/O
+`/ready`, `/fleet`, `/metrics`), server.py (starts and drains it all), siblings/ (several processes on one
+port). Only `routing/` decides; it has no I/O
 and no clock.
 Importing this package loads neither torch nor triton.
 """

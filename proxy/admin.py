@@ -10,6 +10,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
@@ -32,10 +33,11 @@ class AdminApp:
         self._registry = registry
         self._started_at = int(time.time())
 
-    def application(self) -> web.Application:
+    def application(self, *middlewares: Middleware) -> web.Application:
         """Return the routes."""
         limit = self._hub.config.limits.body_bytes
-        app = web.Application(middlewares=[openai_errors], client_max_size=limit)
+        around: list[Middleware] = [openai_errors, *middlewares]
+        app = web.Application(middlewares=around, client_max_size=limit)
         app.router.add_get("/health", self._health)
         app.router.add_get("/ready", self._ready)
         app.router.add_get("/fleet", self._fleet)
@@ -101,8 +103,14 @@ def _error(status: int, message: str, *, param: str | None = None, code: str) ->
 
 
 @contextlib.asynccontextmanager
-async def private_socket() -> AsyncIterator[tuple[socket.socket, Path]]:
-    """Bind a socket file that only this user can reach; it is gone afterwards."""
+async def private_socket(path: Path | None = None) -> AsyncIterator[tuple[socket.socket, Path]]:
+    """Bind a socket file that only this user can reach: `path` in a folder for that, or one of its own."""
+    if path is not None:
+        await asyncio.to_thread(path.unlink, missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as bound:
+            bound.bind(str(path))
+            yield bound, path
+        return
     folder = await asyncio.to_thread(tempfile.TemporaryDirectory, prefix="baton-proxy-")
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

@@ -145,6 +145,8 @@ class ProxyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     host: str = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8000
     """0: a free port."""
+    processes: Count = 1
+    """Processes that share the port and know of each other's work."""
     policy: str = "round_robin"
     """A policy's name, or the path of a policy file (.yaml), which is read again when it changes."""
     model_policies: dict[str, str] = {}

@@ -42,10 +42,17 @@ from .routing.cache_use import CacheUse
 from .routing.courses import Courses
 from .routing.decision_log import DecisionLog
 from .routing.fleet import Fleet, Worker
+from .routing.ids import RequestIds
 from .routing.life import Abort
 from .routing.load import WorkerFacts
 from .routing.router import Router
 from .routing.tenants import OPEN_HOUSE, Tenants
+from .siblings.admin import sibling_calls
+from .siblings.links import SiblingLinks
+from .siblings.place import Place
+from .siblings.publisher import Publisher
+from .siblings.shadows import Shadows
+from .siblings.supervisor import supervise
 from .tenant_file import read_tenant_file
 from .upstream import Pool, UnixAddress
 from .watch import Watch
@@ -80,11 +87,15 @@ class Messenger:
 class Proxy:
     """A running proxy."""
 
-    def __init__(self, hub: Hub, prober: Prober, reaper: Reaper, keeper: FleetKeeper) -> None:
+    def __init__(
+        self, hub: Hub, prober: Prober, reaper: Reaper, keeper: FleetKeeper, links: SiblingLinks | None
+    ) -> None:
         self.hub = hub
         self.prober = prober
         self.reaper = reaper
         self.keeper = keeper
+        self.links = links
+        """To the other processes of the same proxy."""
         self.clients = Clients()
         self.host = hub.config.host
         self.port = hub.config.port
@@ -104,10 +115,12 @@ class Proxy:
         serving = Exchange if request.is_completion else AdminRelay
         return serving(self.hub, client, request)
 
-    async def listen(self) -> None:
-        """Open the port. Raises `ListenError`."""
+    async def listen(self, *, shared: bool = False) -> None:
+        """Open the port, which other processes may listen on if it is `shared`. Raises `ListenError`."""
         try:
-            self._server = await self.hub.loop.create_server(self.accept, self.host, self.port, backlog=4096)
+            self._server = await self.hub.loop.create_server(
+                self.accept, self.host, self.port, backlog=4096, reuse_port=shared
+            )
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else str(error)
             raise ListenError(f"cannot listen on {self.host}:{self.port}: {reason}") from error
@@ -152,22 +165,27 @@ class Proxy:
 
 
 @contextlib.asynccontextmanager
-async def running_proxy(config: ProxyConfig) -> AsyncIterator[Proxy]:
+async def running_proxy(config: ProxyConfig, place: Place | None = None) -> AsyncIterator[Proxy]:
     """Run a proxy in the current loop; leaving the context drains it, with the configured grace.
 
-    Raises `ConfigError` for a file that the configuration names.
+    `place`: which of several processes it is. Raises `ConfigError` for a file that the configuration names.
     """
     files = await asyncio.to_thread(_read_files, config, asyncio.get_running_loop().time())
     async with (
-        private_socket() as (bound, path),
+        private_socket(None if place is None else place.admin_socket) as (bound, path),
         aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
+        contextlib.AsyncExitStack() as stack,
         asyncio.TaskGroup() as tasks,
     ):
-        proxy = _build(config, files, session, tasks, path)
-        app = AdminApp(proxy.hub, proxy.keeper, registry_of(proxy.hub, proxy.reaper)).application()
+        proxy = _build(config, files, session, tasks, admin_socket=path, place=place)
+        calls = None if place is None else await stack.enter_async_context(sibling_calls(place))
+        admin = AdminApp(proxy.hub, proxy.keeper, registry_of(proxy.hub, proxy.reaper))
+        app = admin.application(*([] if calls is None else [calls.middleware]))
         async with serving_admin(app, bound):
             for worker in config.workers:
                 proxy.keeper.add(worker)
+            if calls is not None:
+                await calls.catch_up(calls.make_again)
             sources = [source_of(settings, session) for settings in config.discovery]
             listed = discover(sources, Roster(config.workers), proxy.keeper.told)
             watch = proxy.hub.policy_watch.run()
@@ -175,14 +193,18 @@ async def running_proxy(config: ProxyConfig) -> AsyncIterator[Proxy]:
                 tasks.create_task(listed, name="discover workers"),
                 tasks.create_task(watch, name="watch policy files"),
             ]
+            if proxy.links is not None:
+                background.append(tasks.create_task(proxy.links.run(), name="hear of siblings"))
             try:
-                await proxy.listen()
+                await proxy.listen(shared=place is not None)
                 yield proxy
                 await proxy.drain(config.drain_grace_s)
             finally:
                 for task in background:
                     task.cancel()
                 proxy.keeper.stop()
+                if proxy.links is not None:
+                    proxy.links.close()
                 proxy.close()
 
 
@@ -209,14 +231,24 @@ def _build(
     files: Files,
     session: aiohttp.ClientSession,
     tasks: asyncio.TaskGroup,
+    *,
     admin_socket: Path,
+    place: Place | None,
 ) -> Proxy:
     loop = asyncio.get_running_loop()
     courses = files.courses
     fleet = Fleet(())
     log = DecisionLog(config.explained_requests, lambda model: courses.of(model).version)
     cache_use = CacheUse(courses)
-    router = Router(fleet, courses, config.limits.lost_attempts, (courses, log, cache_use), config.admission)
+    publisher = Publisher()
+    router = Router(
+        fleet,
+        courses,
+        config.limits.lost_attempts,
+        (courses, log, cache_use, *(() if place is None else (publisher,))),
+        config.admission if place is None else config.admission.share(place.count),
+        ids=RequestIds() if place is None else RequestIds(place.id_suffix),
+    )
     fleet.listeners.append(lambda worker, now: _describe(courses, worker))
     controls: dict[str, WorkerControl] = {}
     prober = Prober(fleet, controls, config.probing, tasks)
@@ -236,8 +268,17 @@ def _build(
         watch=Watch(loop, _sweep_s(config.timeouts)),
         messages=Messenger(reaper, prober),
     )
-    keeper = FleetKeeper(hub, prober, controls, session, tasks)
-    return Proxy(hub, prober, reaper, keeper)
+    links = None if place is None else _links(place, publisher, hub)
+    return Proxy(hub, prober, reaper, FleetKeeper(hub, prober, controls, session, tasks), links)
+
+
+def _links(place: Place, publisher: Publisher, hub: Hub) -> SiblingLinks:
+    learners = (hub.courses, hub.cache_use)
+
+    def shadows() -> Shadows:
+        return Shadows(hub.router, learners, hub.desk.release)
+
+    return SiblingLinks(place, publisher, hub.router, hub.messages, shadows)
 
 
 def _describe(courses: Courses, worker: Worker) -> None:
@@ -257,24 +298,31 @@ def _sweep_s(timeouts: Timeouts) -> float:
     return min(max(shortest / 10, low), high)
 
 
-def run_proxy(config: ProxyConfig) -> None:
+def run_proxy(config: ProxyConfig, place: Place | None = None) -> None:
     """Serve until SIGTERM or SIGINT, then drain. Raises `SystemExit` when the port cannot be had."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    failure = uvloop.run(_serve(config))
+    who = "" if place is None else f" [{place.index}]"
+    form = f"%(asctime)s{who} %(levelname)s %(message)s"
+    logging.basicConfig(level=logging.INFO, format=form, stream=sys.stderr)
+    if place is None and config.processes > 1:
+        failure = uvloop.run(supervise(config, _report))
+    else:
+        failure = uvloop.run(_serve(config, place))
     if failure is not None:
         _report("fatal", message=failure)
         raise SystemExit(1)
 
 
-async def _serve(config: ProxyConfig) -> str | None:
+async def _serve(config: ProxyConfig, place: Place | None) -> str | None:
     """Return what kept the proxy from starting, None after a drain."""
     failure: str | None = None
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    if place is not None:
+        loop.add_reader(sys.stdin.fileno(), stop.set)  # nothing is ever written to it: it has ended
     try:
-        async with running_proxy(config) as proxy, asyncio.TaskGroup() as tasks:
+        async with running_proxy(config, place) as proxy, asyncio.TaskGroup() as tasks:
             _report("listening", host=proxy.host, port=proxy.port)
             reporter = tasks.create_task(_report_readiness(proxy), name="report readiness")
             await stop.wait()

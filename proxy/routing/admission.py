@@ -107,6 +107,11 @@ class Admission:
             verdicts += [self._refuse(ticket, RefusalReason.TENANT_LIMIT, now), *self._drain(lane, now)]
         return verdicts + self._push_out(now)
 
+    def adopt(self, ticket: Ticket, worker: str) -> None:
+        """Another process has started a request: its slot counts here too, until its release."""
+        ticket.standing = Standing.STARTED
+        self.slots.grant(ticket, worker, ticket.tokens)
+
     def replace(self, ticket: Ticket, now: float) -> Decision | None:
         """A started request lost its workers (`request.tried_*` say which): choose others and move the slot.
 

@@ -24,3 +24,11 @@ class AdmissionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Capacity of workers that do not tell theirs; absent: without limit."""
     longest_retry_after_s: Annotated[int, msgspec.Meta(ge=1)] = 60
     """Most that `Retry-After` says."""
+
+    def share(self, processes: int) -> "AdmissionConfig":
+        """Return what one of so many processes allows, so that all of them together allow this."""
+        return msgspec.structs.replace(
+            self,
+            queue_requests=-(-self.queue_requests // processes),
+            queue_bytes=-(-self.queue_bytes // processes),
+        )

@@ -169,7 +169,7 @@ class RequestLife:
     def start(self, now: float, decision: Decision) -> list[Command]:
         """The request was admitted, and its decode slot granted."""
         assert self.phase is Phase.NEW, self.phase
-        self.wire_id = self.router.ids.claim(self.request.request_id)
+        self._claim(self.request.request_id)
         return self._enter(decision, now)
 
     def refused(self, reason: RefusalReason) -> None:
@@ -277,8 +277,11 @@ class RequestLife:
             return self._give_up(failure)
         self._attempt += 1
         self.router.ids.release(self.wire_id)
-        self.wire_id = self.router.ids.claim(f"{self.request.request_id}-retry{self._attempt}")
+        self._claim(f"{self.request.request_id}-retry{self._attempt}")
         return self._enter(decision, now)
+
+    def _claim(self, wanted: str) -> None:
+        self.wire_id = self.request.wire_id = self.router.ids.claim(wanted)
 
     def _enter(self, decision: Decision, now: float) -> list[Command]:
         self.decision = decision

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import msgspec
+from xxhash import xxh3_64_intdigest
 
 from .fleet import Worker
 from .load import DecodeRow, Load, PrefillRow, WorkerFacts
@@ -115,11 +116,18 @@ class RoutingMemory:
     def keys(self, request: RequestView) -> list[int]:
         """Return the prompt's keys; they are hashed once for each request."""
         if request.prefix_keys is None:
-            seed = self._seeds.setdefault(request.model, len(self._seeds))
+            seed = self._seed(request.model)
             chunk_bytes = self.index_config.chunk_bytes
             request.prefix_keys = prefix_keys(request.prompt, chunk_bytes, seed)
             request.key_tokens = request.prompt_tokens * chunk_bytes / max(len(request.prompt), chunk_bytes)
         return request.prefix_keys
+
+    def _seed(self, model: str) -> int:
+        """Return what keeps models apart, the same in every process."""
+        seed = self._seeds.get(model)
+        if seed is None:
+            seed = self._seeds[model] = xxh3_64_intdigest(model.encode())
+        return seed
 
     def expected_output_tokens(self, request: RequestView) -> float:
         """Return how long the answer may get: the mean of late, at most the request's own limit."""

@@ -74,11 +74,7 @@ class Router:
         """Have the policy choose, and book the work on whom it chose: the next choice sees it."""
         decision = self._decide(request, now)
         if decision is not None:
-            decision.decode.decode_requests += 1
-            decision.decode.decode_tokens += request.prompt_tokens + request.output_tokens
-            if decision.prefill is not None:
-                decision.prefill.prefill_requests += 1
-                decision.prefill.prefill_tokens += request.prompt_tokens
+            self.book(request, decision)
             for observer in self.observers:
                 observer.dispatched(request, decision, now)
         return decision
@@ -94,6 +90,14 @@ class Router:
                 request.tried_decode = request.tried_decode | {decision.decode.name}
         finally:
             request.tried_decode = tried
+
+    def book(self, request: RequestView, decision: Decision) -> None:
+        """Count the request among the work of whom it was given to."""
+        decision.decode.decode_requests += 1
+        decision.decode.decode_tokens += request.prompt_tokens + request.output_tokens
+        if decision.prefill is not None:
+            decision.prefill.prefill_requests += 1
+            decision.prefill.prefill_tokens += request.prompt_tokens
 
     def failed(self, request: RequestView, leg: Leg, now: float) -> None:
         """Tell that a leg failed before the first byte."""

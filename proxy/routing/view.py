@@ -19,6 +19,8 @@ class RequestView:
     """The prompt's or the messages' JSON bytes as they arrived."""
     answers: int = 1
     """How many answers to the one prompt are asked for."""
+    wire_id: str = ""
+    """The id that its workers know the attempt under way by; empty before the first."""
     session: bytes = b""
     """The client's name for what its requests belong to; empty: it gave none."""
     decode_only: bool = False
