@@ -1,18 +1,21 @@
-"""The checkpoint the benches run on: DeepSeek-V3's architecture at 8.3 million parameters, random weights."""
+"""The checkpoints the benches run on: published architectures at a few million parameters, random weights."""
 
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from ..tests.support.checkpoint_files import edit_json
-from ..tests.support.checkpoints import make_deepseek_v3
+from ..tests.support.checkpoints import make_deepseek_v3, make_qwen3_moe
 
 VOCABULARY = 2048
 MAX_LEN = 8192
 
 
 def make_bench_checkpoint(folder: Path) -> Path:
-    """Write it: hidden 256, 4 layers (1 dense), 4 heads, latent 512 + 64, 8 experts top-2, 1 shared."""
+    """Write DeepSeek-V3's: hidden 256, 4 layers (1 dense), 4 heads, latent 512 + 64, 8 experts, 1 shared.
+
+    Top-2, 8.3 million parameters.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     make_deepseek_v3(
         folder,
@@ -34,6 +37,29 @@ def make_bench_checkpoint(folder: Path) -> Path:
         moe_intermediate_size=128,
         max_position_embeddings=MAX_LEN,
         rope_scaling=None,
+    )
+    _widen_tokenizer(folder)
+    return folder
+
+
+def make_bench_qwen3_moe(folder: Path) -> Path:
+    """Write Qwen3-MoE's: hidden 256, 4 layers, 4 heads over 2 of keys of 64, 8 experts top-2.
+
+    5.0 million parameters.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    make_qwen3_moe(
+        folder,
+        vocab_size=VOCABULARY,
+        hidden_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+        num_experts=8,
+        intermediate_size=768,
+        moe_intermediate_size=128,
+        max_position_embeddings=MAX_LEN,
     )
     _widen_tokenizer(folder)
     return folder

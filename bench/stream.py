@@ -79,29 +79,36 @@ async def stream(session: aiohttp.ClientSession, url: str, body: dict[str, objec
 async def _read(response: aiohttp.ClientResponse, answer: Answer) -> None:
     parser = SseParser()
     async for piece in response.content.iter_any():
-        for data in parser.feed(piece):
-            if data == DONE:
-                _conclude(answer)
-                return
-            try:
-                chunk = parse_chunk(data)
-            except msgspec.DecodeError as error:
-                answer.outcome = Outcome.MALFORMED
-                answer.detail = f"{error}: {data[:200]!r}"
-                return
-            if chunk.error is not None:
-                answer.outcome = Outcome.ERROR_EVENT
-                answer.detail = chunk.error.message
-                return
-            _take(answer, chunk)
+        if take_piece(answer, parser, piece, time.perf_counter()):
+            return
 
 
-def _take(answer: Answer, chunk: Chunk) -> None:
+def take_piece(answer: Answer, parser: SseParser, piece: bytes, at: float) -> bool:
+    """Note what came at a time; tell whether the stream has ended, well or badly."""
+    for data in parser.feed(piece):
+        if data == DONE:
+            _conclude(answer)
+            return True
+        try:
+            chunk = parse_chunk(data)
+        except msgspec.DecodeError as error:
+            answer.outcome = Outcome.MALFORMED
+            answer.detail = f"{error}: {data[:200]!r}"
+            return True
+        if chunk.error is not None:
+            answer.outcome = Outcome.ERROR_EVENT
+            answer.detail = chunk.error.message
+            return True
+        _take(answer, chunk, at)
+    return False
+
+
+def _take(answer: Answer, chunk: Chunk, at: float) -> None:
     text = text_of(chunk)
     token_ids = (chunk.choices[0].token_ids or []) if chunk.choices else []
     if text or token_ids:
-        answer.last_at = time.perf_counter()
-        answer.first_at = answer.first_at or answer.last_at
+        answer.last_at = at
+        answer.first_at = answer.first_at or at
     answer.text += text
     answer.token_ids += token_ids
     if chunk.choices and chunk.choices[0].finish_reason:
