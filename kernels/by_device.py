@@ -6,9 +6,13 @@ launches. A function marked `@by_device` sends a call whose first tensor lies on
 imports it then: on a machine without triton, importing an operation and calling it on a CPU both work. A
 torch without CUDA leaves the marked function as it was, so a CPU worker pays nothing.
 
+What is more than one operation, such as the way of a step through a layer, asks `serves` where it is put
+together: a GPU wants shapes that no data decides, a CPU the least work.
+
 The launchers take CPU tensors too where Triton's interpreter runs them (TRITON_INTERPRET=1), which is how
-`tests/kernels` compares each with its reference. Functions without the mark are made of torch operations
-that run anywhere.
+`tests/kernels` compares each with its reference. `force_triton`, called before anything else of this folder
+is imported, sends every call to them, so that whole models run as they would on a GPU. Functions without the
+mark are made of torch operations that run anywhere.
 """
 
 from collections.abc import Callable
@@ -20,17 +24,28 @@ import torch
 
 P = ParamSpec("P")
 R = TypeVar("R")
+_FORCED: list[bool] = []
+
+
+def force_triton() -> None:
+    """From now on, operations that are imported run their Triton form wherever their tensors lie."""
+    _FORCED.append(True)
+
+
+def serves(device: torch.device) -> bool:
+    """Whether marked operations on tensors of this device run their Triton form."""
+    return device.type == "cuda" or bool(_FORCED)
 
 
 def by_device(reference: Callable[P, R]) -> Callable[P, R]:
     """Mark an operation that has a Triton form; its first argument is a tensor or a tuple of them."""
-    if torch.version.cuda is None:
+    if torch.version.cuda is None and not _FORCED:
         return reference
 
     @wraps(reference)
     def dispatched(*args: P.args, **kwargs: P.kwargs) -> R:
         first: Any = args[0]
-        if (first[0] if isinstance(first, tuple) else first).is_cuda:
+        if serves((first[0] if isinstance(first, tuple) else first).device):
             result: R = launcher(reference)(*args, **kwargs)
             return result
         return reference(*args, **kwargs)

@@ -32,13 +32,19 @@ class Weights:
         fp8_block: tuple[int, int] | None,
         wanted: Callable[[str], bool],
         on_progress: OnProgress = ignore_progress,
+        published_experts: bool = False,
     ) -> None:
-        """Read from `checkpoint`; `wanted` tells which tensors will be read and so count as progress."""
+        """Read from `checkpoint`.
+
+        wanted             tells which tensors will be read and so count as progress
+        published_experts  experts lie in memory as they are published, as a GPU's grouped products want them
+        """
         self._checkpoint = checkpoint
         self._device = device
         self._dtype = dtype
         self._fp8_block = fp8_block
         self._on_progress = on_progress
+        self._published_experts = published_experts
         self._done_bytes = 0
         self._total_bytes = sum(checkpoint.entries[name].num_bytes for name in checkpoint if wanted(name))
 
@@ -64,14 +70,20 @@ class Weights:
     ) -> Tensor:
         """Stack a projection of the owned experts: `[len(owned), sum of outputs, inputs]`; one may recur.
 
-        The result is a transposed view of `[len(owned), inputs, sum of outputs]` in memory.
+        Without `published_experts` it is a view of `[len(owned), inputs, sum of outputs]` in memory.
         """
         sizes = [size for _, size in parts]
-        stacked = torch.empty(len(owned), inputs, sum(sizes), dtype=self._dtype, device=self._device)
+        stacked = self._empty_stack(len(owned), sum(sizes), inputs)
         for index, expert in enumerate(owned):
             names = [(f"{prefix}.{expert}.{name}", size) for name, size in parts]
-            for target, (name, size) in zip(torch.split(stacked[index], sizes, 1), names, strict=True):
-                target.copy_(self._read(name, (size, inputs), self._dtype).t())
+            for target, (name, size) in zip(torch.split(stacked[index], sizes), names, strict=True):
+                target.copy_(self._read(name, (size, inputs), self._dtype))
+        return stacked
+
+    def _empty_stack(self, count: int, outputs: int, inputs: int) -> Tensor:
+        if self._published_experts:
+            return torch.empty(count, outputs, inputs, dtype=self._dtype, device=self._device)
+        stacked = torch.empty(count, inputs, outputs, dtype=self._dtype, device=self._device)
         return stacked.transpose(1, 2)
 
     def _read(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

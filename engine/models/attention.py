@@ -74,6 +74,23 @@ class DecodeStep:
         return torch.empty_like(joined).index_copy_(0, torch.cat([g.members for g in self.groups]), joined)
 
 
+@dataclass(frozen=True, slots=True)
+class PagedStep:
+    """What all layers of a decode step share where attention reads block tables by itself.
+
+    No shape depends on lengths, and dead rows take part: B is the size of the bucket, as a CUDA graph needs.
+    """
+
+    turns: Tensor
+    """[B, dim / 2] complex64"""
+    token_rows: list[Tensor]
+    """For each layer, rows of the pool that the tokens' KV goes to; those of the null block in dead rows"""
+    tables: Tensor
+    """[B, M] int32"""
+    lengths: Tensor
+    """[B] int32, 0 in dead rows"""
+
+
 class Geometry(Protocol):
     """The cache of one kind of attention."""
 
@@ -90,7 +107,11 @@ class Geometry(Protocol):
         ...
 
     def decode_step(self, batch: DecodeBatch, pool: Tensor, table: Tensor) -> DecodeStep:
-        """Prepare a decode step."""
+        """Prepare a decode step of exact shapes, for a CPU."""
+        ...
+
+    def paged_step(self, batch: DecodeBatch, pool: Tensor, table: Tensor) -> PagedStep:
+        """Prepare a decode step whose shapes only the bucket decides, for a GPU."""
         ...
 
 
@@ -101,7 +122,7 @@ class Attention(Protocol):
         """Write the chunk's KV and attend: [T, hidden] to [T, hidden]."""
         ...
 
-    def decode(self, x: Tensor, pool: Tensor, step: DecodeStep, layer: int) -> Tensor:
+    def decode(self, x: Tensor, pool: Tensor, step: DecodeStep | PagedStep, layer: int) -> Tensor:
         """Write the tokens' KV and attend: [B, hidden] to [B, hidden]."""
         ...
 

@@ -50,14 +50,21 @@ class Decoder:
         *,
         digest: str,
         is_in_step: bool = False,
+        is_paged: bool = False,
     ) -> None:
-        """Put the parts together; with `is_in_step`, other ranks wait for every layer of every step."""
+        """Put the parts together.
+
+        is_in_step  other ranks wait for every layer of every step
+        is_paged    decode steps have shapes that only the bucket decides, as a GPU wants them
+        """
         self.config = config
         self._geometry = geometry
         self._weights = weights
         self._layers = layers
         self._digest = digest
         self._is_in_step = is_in_step
+        self._is_paged = is_paged
+        self._decode_step = geometry.paged_step if is_paged else geometry.decode_step
 
     @property
     def moe_layers(self) -> list[MoeMlp]:
@@ -103,6 +110,8 @@ class Decoder:
     @torch.inference_mode()
     def decode(self, batch: DecodeBatch, kv: Tensor) -> Tensor:
         """Advance each sequence by one token; return float32 logits, zero in dead rows."""
+        if self._is_paged:
+            return self._decode_all_rows(batch, kv)
         size = batch.token_ids.shape[0]
         if not batch.live:
             return self._weights.head.new_zeros(size, self.config.vocab_size, dtype=torch.float32)
@@ -118,6 +127,19 @@ class Decoder:
         if batch.live == size:
             return logits
         return torch.cat((logits, logits.new_zeros(size - batch.live, logits.shape[1])))
+
+    def _decode_all_rows(self, batch: DecodeBatch, kv: Tensor) -> Tensor:
+        """Compute dead rows too, which reach no expert: no shape depends on anything but the bucket."""
+        step = self._geometry.paged_step(batch, kv, self._weights.rope)
+        dead = batch.context_lens.eq(0).unsqueeze(1)
+        eps = self.config.rms_norm_eps
+        stream = self._weights.embedding.index_select(0, batch.token_ids)
+        x = rms_norm(stream, self._layers[0].input_norm, eps)
+        for index, layer in enumerate(self._layers):
+            x = layer.attention.decode(x, kv, step, index)
+            x = layer.mlp(add_rms_norm(x, stream, layer.mlp_norm, eps), dead)
+            x = add_rms_norm(x, stream, self._norm_after(index), eps)
+        return torch.mm(x.masked_fill_(dead, 0.0), self._weights.head).float()
 
     @torch.inference_mode()
     def prefill_in_halves(self, batch: PrefillBatch, kv: Tensor) -> Tensor:
@@ -145,7 +167,7 @@ class Decoder:
         return torch.mm(x, self._weights.head).float()
 
     def _decode_steps(self, batch: DecodeBatch, kv: Tensor) -> Pass[Tensor]:
-        step = self._geometry.decode_step(batch, kv, self._weights.rope)
+        step = self._decode_step(batch, kv, self._weights.rope)
         eps = self.config.rms_norm_eps
         stream = self._weights.embedding.index_select(0, batch.token_ids)
         x = rms_norm(stream, self._layers[0].input_norm, eps)

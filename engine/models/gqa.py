@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...kernels.gqa_decode import gqa_decode_attention
+from ...kernels.gqa_decode import gqa_decode_attention, gqa_paged_decode
 from ...kernels.gqa_prefill import gqa_prefill_attention
 from ...kernels.kv_rows import gqa_token_rows, table_block_rows, write_rows
 from ...kernels.rms_norm import rms_norm_
@@ -13,7 +13,7 @@ from ...kernels.rope import rope_halves_
 from ...kvtransfer.layout import KvFormat
 from ..batch import DecodeBatch, PrefillBatch
 from ..checkpoint.weights import Weights
-from .attention import DecodeGroup, DecodeStep, PrefillStep, group_by_length, length_mask
+from .attention import DecodeGroup, DecodeStep, PagedStep, PrefillStep, group_by_length, length_mask
 from .config import GqaConfig, ModelConfig
 
 
@@ -58,6 +58,16 @@ class GqaGeometry:
             turns=table.index_select(0, batch.positions[:live]).unsqueeze(1),
             token_rows=list(rows.unbind(0)),
             groups=[self._group(batch, group, [lengths[row] for row in group], tokens) for group in groups],
+        )
+
+    def paged_step(self, batch: DecodeBatch, pool: Tensor, table: Tensor) -> PagedStep:
+        """Prepare a decode step whose shapes only the bucket decides."""
+        rows = gqa_token_rows(batch.slots, self._layers, self.kv_heads, pool.shape[4])
+        return PagedStep(
+            turns=table.index_select(0, batch.positions).unsqueeze(1),
+            token_rows=list(rows.unbind(0)),
+            tables=batch.block_tables,
+            lengths=batch.context_lens,
         )
 
     def _group(
@@ -128,15 +138,21 @@ class GqaAttention:
         )
         return torch.mm(attended, self._weights.out)
 
-    def decode(self, x: Tensor, pool: Tensor, step: DecodeStep, layer: int) -> Tensor:
+    def decode(self, x: Tensor, pool: Tensor, step: DecodeStep | PagedStep, layer: int) -> Tensor:
         """Write the tokens' KV and attend."""
         q, _ = self._project(x, pool, step.turns, step.token_rows[layer])
+        return torch.mm(self._attend(q, pool, step, layer).flatten(1), self._weights.out)
+
+    def _attend(self, q: Tensor, pool: Tensor, step: DecodeStep | PagedStep, layer: int) -> Tensor:
+        """Queries [B, heads, dim] to mixed values of the same shape."""
+        if isinstance(step, PagedStep):
+            return gqa_paged_decode(q, pool, layer, step.tables, step.lengths, scale=self._scale)
 
         def attend(queries: Tensor, group: DecodeGroup) -> Tensor:
             rows = group.key_rows_of(layer)
             return gqa_decode_attention(queries, pool, rows, group.mask, keys=group.keys, scale=self._scale)
 
-        return torch.mm(step.attend(q, attend).flatten(1), self._weights.out)
+        return step.attend(q, attend)
 
     def _project(self, x: Tensor, pool: Tensor, turns: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Queries [tokens, heads, dim]; keys, then values, [tokens, 2 * kv_heads, dim], now in the cache."""

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import torch
 
+from ...kernels.by_device import serves
 from ...kernels.moe.backend import LocalMoe, MoeBackend
+from ...kernels.moe.grouped import GroupedMoe
 from ..checkpoint.reader import Checkpoint
 from ..checkpoint.weights import OnProgress, Weights, ignore_progress
 from .architectures import read_model_config
@@ -30,15 +32,18 @@ def load(
     experts: range | None = None,
     backend: MoeBackend | None = None,
     redundant: int = 0,
+    paged: bool | None = None,
 ) -> Decoder:
     """Load a model; of the routed experts only those in the slots `experts`, all without it.
 
     backend    reaches the experts of other ranks; absent: all experts are here
     redundant  slots of all ranks beyond one an expert
+    paged      decode steps have shapes that only the bucket decides; absent: where Triton runs the kernels
     """
     config = read_model_config(folder)
     checkpoint = Checkpoint(folder)
     device = torch.device(device)
+    paged = serves(device) if paged is None else paged
     owned = experts if experts is not None else range(config.moe.num_experts)
     own_experts = {slot % config.moe.num_experts for slot in owned}
     weights = Weights(
@@ -48,8 +53,10 @@ def load(
         fp8_block=config.fp8_block,
         wanted=lambda name: _is_wanted(name, config, own_experts),
         on_progress=on_progress or ignore_progress,
+        published_experts=paged,
     )
-    share = ExpertShare(config.moe.num_experts + redundant, owned, backend or LocalMoe())
+    local: MoeBackend = GroupedMoe() if paged else LocalMoe()
+    share = ExpertShare(config.moe.num_experts + redundant, owned, backend or local)
     surroundings = _surroundings(weights, config, device)
     layers = [_layer(weights, index, config, share) for index in range(config.num_layers)]
     return Decoder(
@@ -59,6 +66,7 @@ def load(
         layers,
         digest=model_digest(config, checkpoint),
         is_in_step=backend is not None,
+        is_paged=paged,
     )
 
 

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from ...kernels.kv_rows import mla_token_rows, table_token_rows, write_rows
-from ...kernels.mla_decode import mla_decode_attention
+from ...kernels.mla_decode import mla_decode_attention, mla_paged_decode
 from ...kernels.mla_prefill import MlaExpansion, mla_prefill_attention
 from ...kernels.rms_norm import rms_norm, rms_norm_
 from ...kernels.rope import rope_interleaved_
 from ...kvtransfer.layout import KvFormat
 from ..batch import DecodeBatch, PrefillBatch
 from ..checkpoint.weights import Weights
-from .attention import DecodeGroup, DecodeStep, PrefillStep, group_by_length, length_mask
+from .attention import DecodeGroup, DecodeStep, PagedStep, PrefillStep, group_by_length, length_mask
 from .config import MlaConfig, ModelConfig
 from .rope_table import softmax_scale
 
@@ -59,6 +59,15 @@ class MlaGeometry:
             turns=table.index_select(0, batch.positions[:live]),
             token_rows=list(mla_token_rows(batch.slots[:live], self._layers, tokens).unbind(0)),
             groups=[self._group(batch, rows, [lengths[row] for row in rows], tokens) for rows in groups],
+        )
+
+    def paged_step(self, batch: DecodeBatch, pool: Tensor, table: Tensor) -> PagedStep:
+        """Prepare a decode step whose shapes only the bucket decides."""
+        return PagedStep(
+            turns=table.index_select(0, batch.positions),
+            token_rows=list(mla_token_rows(batch.slots, self._layers, pool.shape[2]).unbind(0)),
+            tables=batch.block_tables,
+            lengths=batch.context_lens,
         )
 
     def _group(
@@ -141,20 +150,27 @@ class MlaAttention:
         )
         return torch.mm(attended, self._weights.out)
 
-    def decode(self, x: Tensor, pool: Tensor, step: DecodeStep, layer: int) -> Tensor:
+    def decode(self, x: Tensor, pool: Tensor, step: DecodeStep | PagedStep, layer: int) -> Tensor:
         """Write the tokens' KV and attend."""
         q, entries = self._project(x, step.turns)
         write_rows(pool, step.token_rows[layer], entries)
-        nope, rank = self._mla.qk_nope_head_dim, self._mla.kv_lora_rank
+        nope = self._mla.qk_nope_head_dim
         absorbed = torch.bmm(q[..., :nope].transpose(0, 1), self._absorb_keys).transpose(0, 1)
+        attended = self._attend(torch.cat((absorbed, q[..., nope:]), -1), pool, step, layer)
+        values = torch.bmm(attended.transpose(0, 1), self._absorb_values)
+        return torch.mm(values.transpose(0, 1).flatten(1), self._weights.out)
+
+    def _attend(self, q: Tensor, pool: Tensor, step: DecodeStep | PagedStep, layer: int) -> Tensor:
+        """Absorbed queries [B, heads, latent_dim] to mixed latents [B, heads, kv_lora_rank]."""
+        rank, scale = self._mla.kv_lora_rank, self._scale
+        if isinstance(step, PagedStep):
+            return mla_paged_decode(q, pool, layer, step.tables, step.lengths, rank=rank, scale=scale)
 
         def attend(latent_q: Tensor, group: DecodeGroup) -> Tensor:
             rows = group.key_rows_of(layer)
-            return mla_decode_attention(latent_q, pool, rows, group.mask, rank=rank, scale=self._scale)
+            return mla_decode_attention(latent_q, pool, rows, group.mask, rank=rank, scale=scale)
 
-        attended = step.attend(torch.cat((absorbed, q[..., nope:]), -1), attend)
-        values = torch.bmm(attended.transpose(0, 1), self._absorb_values)
-        return torch.mm(values.transpose(0, 1).flatten(1), self._weights.out)
+        return step.attend(q, attend)
 
     def _project(self, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
         """Queries [tokens, heads, qk_head_dim] and cache entries [tokens, latent_dim], both rotated."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -29,8 +30,14 @@ class ExpertShare:
     """Reaches the others."""
 
 
-Mlp = Callable[[Tensor], Tensor]
-"""[tokens, hidden] to [tokens, hidden]"""
+class Mlp(Protocol):
+    """The feed-forward half of a layer."""
+
+    def __call__(self, x: Tensor, dead: Tensor | None = None) -> Tensor:
+        """Compute [tokens, hidden] of the like; rows marked in `dead`, [tokens, 1], may hold anything."""
+        ...
+
+
 Route = Callable[..., Routing]
 """Router logits [tokens, experts] to weights and ids."""
 
@@ -50,7 +57,7 @@ class DenseMlp:
         down = [(f"{prefix}.down_proj.weight", hidden)]
         return cls(weights.projection(pair, hidden), weights.projection(down, width))
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, dead: Tensor | None = None) -> Tensor:
         """Apply the MLP."""
         return torch.mm(silu_mul(torch.mm(x, self._gate_up)), self._down)
 
@@ -101,9 +108,9 @@ class MoeMlp:
         route = _route(weights, prefix, moe)
         return cls(router.t().contiguous(), route, experts, shared, backend=share.backend, replicas=replicas)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Apply routed and shared experts."""
-        combining = self._begin(x).compute()
+    def __call__(self, x: Tensor, dead: Tensor | None = None) -> Tensor:
+        """Apply routed and shared experts; dead rows go to no expert."""
+        combining = self._begin(x, dead).compute()
         if self._shared is None:
             return combining()
         shared = self._shared(x)  # while the routed experts' sums are on their way back
@@ -118,8 +125,10 @@ class MoeMlp:
         yield
         return combining() if shared is None else combining().add_(shared)
 
-    def _begin(self, x: Tensor) -> Begun:
+    def _begin(self, x: Tensor, dead: Tensor | None = None) -> Begun:
         weights, ids = self._route(torch.mm(x.float(), self._router))
+        if dead is not None:
+            ids = ids.masked_fill_(dead, -1)
         if self.replicas is not None:
             ids = self.replicas.slots_of(ids)
         return self._backend.begin(x, ids, weights, self.experts)

@@ -137,7 +137,11 @@ class Rebalancer:
 def _weights_of(experts: ExpertWeights, slot: int) -> tuple[Tensor, Tensor]:
     """The two matrices of a slot of this rank, contiguous in memory."""
     index = slot - experts.owned.start
-    return experts.gate_up_of[index], experts.down_of[index]
+    return _as_it_lies(experts.gate_up[index]), _as_it_lies(experts.down[index])
+
+
+def _as_it_lies(matrix: Tensor) -> Tensor:
+    return matrix if matrix.is_contiguous() else matrix.t()
 
 
 def _mean(values: list[float]) -> float:

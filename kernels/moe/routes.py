@@ -70,10 +70,12 @@ def permute(x: Tensor, routes: Routes) -> Tensor:
     x        [tokens, width]
     returns  [rows, width]   x.dtype
     """
-    kept = (routes.positions >= 0).nonzero()
-    rows = x.new_empty(routes.rows, x.shape[1])
-    rows[routes.positions[kept[:, 0], kept[:, 1]].long()] = x[kept[:, 0]]
-    return rows
+    positions = routes.positions.flatten().long()
+    rows = x.new_zeros(routes.rows + 1, x.shape[1])  # the last row takes what belongs nowhere
+    rows[torch.where(positions >= 0, positions, routes.rows)] = x.repeat_interleave(
+        routes.positions.shape[1], 0
+    )
+    return rows[: routes.rows]
 
 
 @by_device
