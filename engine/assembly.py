@@ -12,6 +12,8 @@ from ..kvtransfer.service import PoolRegion, TransferService
 from ..kvtransfer.transfer_service import ControlledTransferService, ServiceSettings
 from .block_pool import BlockListener, BlockPool
 from .config import KvTransferConfig, Role, Verify, WorkerConfig
+from .graphs.model import GraphedModel
+from .graphs.start import StepShapes, has_graphs, with_graphs
 from .intake import Limits
 from .kv_cache import KvCache
 from .loop import OwnPace, Pace
@@ -55,6 +57,10 @@ class OnProgress(Protocol):
         """`done` of `total` of this stage."""
 
 
+def unheard(stage: str, done: int, total: int) -> None:
+    """Tell nobody."""
+
+
 def load(config: WorkerConfig, on_progress: OnProgress, group: RankGroup | None = None) -> Model:
     """Load the model onto its device with the configured threads and number format.
 
@@ -64,7 +70,13 @@ def load(config: WorkerConfig, on_progress: OnProgress, group: RankGroup | None 
         torch.set_num_threads(config.threads)
     if group is not None:
         return load_share(config, group, on_progress)
-    return load_model(config.model, device=config.device, dtype=config.dtype, on_progress=on_progress)
+    return load_model(
+        config.model,
+        device=config.device,
+        dtype=config.dtype,
+        on_progress=on_progress,
+        paged=config.graphs.rehearse or None,
+    )
 
 
 def make_pool(config: WorkerConfig, model: Model) -> Tensor:
@@ -98,12 +110,16 @@ def assemble(
     listener: BlockListener | None,
     *,
     group: RankGroup | None = None,
+    on_progress: OnProgress = unheard,
 ) -> Engine:
-    """Build scheduler and runner around a started service; compute one warm-up step."""
+    """Build scheduler and runner around a started service; capture steps, compute one to warm up."""
     limits = engine_limits(config, model.config, kv.shape[0])
     pool = BlockPool(kv.shape[0], listener)
     cache = KvCache(pool, config.block_tokens, prefix_cache=config.prefix_cache)
     half = _half(config, limits, cache, service)
+    if has_graphs(config):
+        shape = StepShapes(half.bucket_sizes, -(-limits.max_model_len // config.block_tokens))
+        model = with_graphs(config, model, kv, shape, on_progress)
     own_runner = _runner(config, limits, model, kv, half)
     runner: StepRunner = own_runner
     pace: Pace = OwnPace()
@@ -170,6 +186,7 @@ def _ready(
         block_tokens=config.block_tokens,
         block_bytes=model.kv_layout(config.block_tokens).block_bytes,
         bucket_sizes=half.bucket_sizes,
+        captured_batch_sizes=model.captured_batch_sizes if isinstance(model, GraphedModel) else [],
         vocab_size=limits.vocab_size,
         lockstep_group=None if group is None else group.identity,
     )

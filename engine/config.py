@@ -111,6 +111,18 @@ class RanksConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError(f"rank {self.rank} is not below size {self.size}")
 
 
+class GraphsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Steps captured at the start as CUDA graphs, so that a GPU does not wait for Python."""
+
+    batch_sizes: list[Annotated[int, msgspec.Meta(ge=1)]] | None = None
+    """Rows of decode batches; absent: all of `bucket_sizes` up to 512; empty: none."""
+    prompt_sizes: list[Annotated[int, msgspec.Meta(ge=1)]] | None = None
+    """Prompt tokens of a step, padded to the next of these; more run without graphs. Absent: 64, 128, 256 and
+    512 on a prefill worker, none on a decode worker; empty: none."""
+    rehearse: bool = False
+    """On a CPU: compute every step as a GPU would, and fail where a graph could not hold it. Slow."""
+
+
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One worker: an HTTP port, an engine process, a KV pool."""
 
@@ -152,5 +164,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     stats_interval_s: float = 1.0
     kv_transfer: KvTransferConfig = KvTransferConfig()
     kv_events: KvEventsConfig = KvEventsConfig()
+    graphs: GraphsConfig = GraphsConfig()
+    """Without effect on a CPU, unless they are rehearsed."""
     ranks: RanksConfig | None = None
     """Absent: this worker holds all experts."""

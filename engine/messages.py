@@ -237,6 +237,9 @@ class EngineReady(msgspec.Struct, frozen=True, kw_only=True, tag="engine_ready")
     block_tokens: int
     block_bytes: int
     bucket_sizes: list[int]
+    """What decode batches are padded to; empty: to nothing."""
+    captured_batch_sizes: list[int] = []
+    """Those that are replayed as CUDA graphs."""
     vocab_size: int
     lockstep_group: str | None = None
     """Shared by the ranks that take every step together; none: a worker by itself."""

@@ -75,7 +75,7 @@ def run(config: WorkerConfig, inbox: ProcessInbox, parent: int) -> None:
         open_parts.callback(service.close)
         service.start(inbox.post)
         events = _event_log(config, open_parts)
-        engine = assemble(config, model, kv, service, events, group=group)
+        engine = assemble(config, model, kv, service, events, group=group, on_progress=on_progress)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         inbox.send(engine.ready)
         EngineLoop(

@@ -49,14 +49,16 @@ def load_model(
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype | None = None,
     on_progress: OnProgress | None = None,
+    paged: bool | None = None,
 ) -> Model:
     """Load a checkpoint folder in Hugging Face format.
 
     dtype        compute and KV dtype; absent: the checkpoint's on a GPU, float32 on a CPU
     on_progress  called with (stage, bytes done, bytes in all)
+    paged        decode steps have shapes that only the bucket decides; absent: on a GPU
 
     Raises `ConfigError` for an unknown or malformed configuration, `CheckpointError` for unreadable weights.
     """
     from .loading import load  # noqa: PLC0415  torch stays out of processes that only read configurations
 
-    return load(Path(path), device=device, dtype=dtype, on_progress=on_progress)
+    return load(Path(path), device=device, dtype=dtype, on_progress=on_progress, paged=paged)

@@ -116,10 +116,26 @@ class Geometry(Protocol):
 
 
 class Attention(Protocol):
-    """Attention of one layer, from the normalised input to the output projection."""
+    """Attention of one layer, from the normalised input to the output projection.
+
+    What prompts go through is cut in three: `enter` and `leave` take tokens one by one, and only
+    `attend_prompts` between them knows of sequences.
+    """
+
+    def enter(self, x: Tensor, pool: Tensor, turns: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Project, rotate, write the KV to `rows` of the pool: [T, hidden] to queries and KV, [T, ...]."""
+        ...
+
+    def attend_prompts(self, q: Tensor, new: Tensor, pool: Tensor, step: PrefillStep, layer: int) -> Tensor:
+        """Attend from each chunk to its cached context and to itself: what `enter` gave, to [T, width]."""
+        ...
+
+    def leave(self, attended: Tensor) -> Tensor:
+        """Project: [T, width] to [T, hidden]."""
+        ...
 
     def prefill(self, x: Tensor, pool: Tensor, step: PrefillStep, layer: int) -> Tensor:
-        """Write the chunk's KV and attend: [T, hidden] to [T, hidden]."""
+        """Do all three: [T, hidden] to [T, hidden]."""
         ...
 
     def decode(self, x: Tensor, pool: Tensor, step: DecodeStep | PagedStep, layer: int) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from ...kernels.rms_norm import add_rms_norm, rms_norm
 from ...kvtransfer.layout import KvLayout
 from ..batch import DecodeBatch, PrefillBatch
-from .attention import Attention, Geometry
+from .attention import Attention, Geometry, PrefillStep
 from .config import ModelConfig
 from .halves import Pass, decode_halves, interleaved, joined, prefill_halves
 from .mlp import Mlp, MoeMlp
@@ -60,7 +60,7 @@ class Decoder:
         self.config = config
         self._geometry = geometry
         self._weights = weights
-        self._layers = layers
+        self.layers = layers
         self._digest = digest
         self._is_in_step = is_in_step
         self._is_paged = is_paged
@@ -69,7 +69,7 @@ class Decoder:
     @property
     def moe_layers(self) -> list[MoeMlp]:
         """The mixtures of experts, in order."""
-        return [layer.mlp for layer in self._layers if isinstance(layer.mlp, MoeMlp)]
+        return [layer.mlp for layer in self.layers if isinstance(layer.mlp, MoeMlp)]
 
     def kv_layout(self, block_tokens: int) -> KvLayout:
         """Return what a KV block of this model is made of."""
@@ -92,20 +92,17 @@ class Decoder:
     @torch.inference_mode()
     def prefill(self, batch: PrefillBatch, kv: Tensor) -> Tensor:
         """Compute and write the KV of prompt chunks; return float32 logits of the rows asked for."""
-        step = self._geometry.prefill_step(batch, kv, self._weights.rope)
-        eps = self.config.rms_norm_eps
-        stream = self._weights.embedding.index_select(0, batch.token_ids)
-        x = rms_norm(stream, self._layers[0].input_norm, eps)
-        last = len(self._layers) - 1
-        for index, layer in enumerate(self._layers):
+        step = self.prefill_step(batch, kv)
+        x, stream = self.embed(batch.token_ids)
+        last = len(self.layers) - 1
+        for index, layer in enumerate(self.layers):
             x = layer.attention.prefill(x, kv, step, index)
             if index == last:  # past its attention only the rows with wanted logits matter
                 x, stream = (rows.index_select(0, batch.logit_rows) for rows in (x, stream))
                 if not x.shape[0] and not self._is_in_step:
                     return x.new_empty(0, self.config.vocab_size, dtype=torch.float32)
-            x = layer.mlp(add_rms_norm(x, stream, layer.mlp_norm, eps))
-            x = add_rms_norm(x, stream, self._norm_after(index), eps)
-        return torch.mm(x, self._weights.head).float()
+            x = self.feed_forward(index, x, stream)
+        return self.logits(x)
 
     @torch.inference_mode()
     def decode(self, batch: DecodeBatch, kv: Tensor) -> Tensor:
@@ -116,14 +113,10 @@ class Decoder:
         if not batch.live:
             return self._weights.head.new_zeros(size, self.config.vocab_size, dtype=torch.float32)
         step = self._geometry.decode_step(batch, kv, self._weights.rope)
-        eps = self.config.rms_norm_eps
-        stream = self._weights.embedding.index_select(0, batch.token_ids[: batch.live])
-        x = rms_norm(stream, self._layers[0].input_norm, eps)
-        for index, layer in enumerate(self._layers):
-            x = layer.attention.decode(x, kv, step, index)
-            x = layer.mlp(add_rms_norm(x, stream, layer.mlp_norm, eps))
-            x = add_rms_norm(x, stream, self._norm_after(index), eps)
-        logits = torch.mm(x, self._weights.head).float()
+        x, stream = self.embed(batch.token_ids[: batch.live])
+        for index, layer in enumerate(self.layers):
+            x = self.feed_forward(index, layer.attention.decode(x, kv, step, index), stream)
+        logits = self.logits(x)
         if batch.live == size:
             return logits
         return torch.cat((logits, logits.new_zeros(size - batch.live, logits.shape[1])))
@@ -132,14 +125,29 @@ class Decoder:
         """Compute dead rows too, which reach no expert: no shape depends on anything but the bucket."""
         step = self._geometry.paged_step(batch, kv, self._weights.rope)
         dead = batch.context_lens.eq(0).unsqueeze(1)
-        eps = self.config.rms_norm_eps
-        stream = self._weights.embedding.index_select(0, batch.token_ids)
-        x = rms_norm(stream, self._layers[0].input_norm, eps)
-        for index, layer in enumerate(self._layers):
-            x = layer.attention.decode(x, kv, step, index)
-            x = layer.mlp(add_rms_norm(x, stream, layer.mlp_norm, eps), dead)
-            x = add_rms_norm(x, stream, self._norm_after(index), eps)
-        return torch.mm(x.masked_fill_(dead, 0.0), self._weights.head).float()
+        x, stream = self.embed(batch.token_ids)
+        for index, layer in enumerate(self.layers):
+            x = self.feed_forward(index, layer.attention.decode(x, kv, step, index), stream, dead)
+        return self.logits(x.masked_fill_(dead, 0.0))
+
+    def prefill_step(self, batch: PrefillBatch, kv: Tensor) -> PrefillStep:
+        """Prepare what all layers of a prefill step share."""
+        return self._geometry.prefill_step(batch, kv, self._weights.rope)
+
+    def embed(self, token_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Begin a step: the first layer's normalised input, and the stream that layers add to in place."""
+        stream = self._weights.embedding.index_select(0, token_ids)
+        return rms_norm(stream, self.layers[0].input_norm, self.config.rms_norm_eps), stream
+
+    def feed_forward(self, index: int, x: Tensor, stream: Tensor, dead: Tensor | None = None) -> Tensor:
+        """From what attention of a layer gave to the normalised input of what follows the layer."""
+        layer, eps = self.layers[index], self.config.rms_norm_eps
+        x = layer.mlp(add_rms_norm(x, stream, layer.mlp_norm, eps), dead)
+        return add_rms_norm(x, stream, self._norm_after(index), eps)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """End a step: float32 logits of the rows given."""
+        return torch.mm(x, self._weights.head).float()
 
     @torch.inference_mode()
     def prefill_in_halves(self, batch: PrefillBatch, kv: Tensor) -> Tensor:
@@ -154,33 +162,31 @@ class Decoder:
         return joined(interleaved(first, second), batch.token_ids.shape[0])
 
     def _prefill_steps(self, batch: PrefillBatch, kv: Tensor) -> Pass[Tensor]:
-        step = self._geometry.prefill_step(batch, kv, self._weights.rope)
+        step = self.prefill_step(batch, kv)
         eps = self.config.rms_norm_eps
-        stream = self._weights.embedding.index_select(0, batch.token_ids)
-        x = rms_norm(stream, self._layers[0].input_norm, eps)
-        for index, layer in enumerate(self._layers):
+        x, stream = self.embed(batch.token_ids)
+        for index, layer in enumerate(self.layers):
             x = layer.attention.prefill(x, kv, step, index)
-            if layer is self._layers[-1]:
+            if layer is self.layers[-1]:
                 x, stream = (rows.index_select(0, batch.logit_rows) for rows in (x, stream))
             x = yield from _mlp_steps(layer.mlp, add_rms_norm(x, stream, layer.mlp_norm, eps))
             x = add_rms_norm(x, stream, self._norm_after(index), eps)
-        return torch.mm(x, self._weights.head).float()
+        return self.logits(x)
 
     def _decode_steps(self, batch: DecodeBatch, kv: Tensor) -> Pass[Tensor]:
         step = self._decode_step(batch, kv, self._weights.rope)
         eps = self.config.rms_norm_eps
-        stream = self._weights.embedding.index_select(0, batch.token_ids)
-        x = rms_norm(stream, self._layers[0].input_norm, eps)
-        for index, layer in enumerate(self._layers):
+        x, stream = self.embed(batch.token_ids)
+        for index, layer in enumerate(self.layers):
             x = layer.attention.decode(x, kv, step, index)
             x = yield from _mlp_steps(layer.mlp, add_rms_norm(x, stream, layer.mlp_norm, eps))
             x = add_rms_norm(x, stream, self._norm_after(index), eps)
-        return torch.mm(x, self._weights.head).float()
+        return self.logits(x)
 
     def _norm_after(self, index: int) -> Tensor:
         """The norm that follows layer `index`: the next layer's, or the final one."""
         following = index + 1
-        return self._layers[following].input_norm if following < len(self._layers) else self._weights.norm
+        return self.layers[following].input_norm if following < len(self.layers) else self._weights.norm
 
 
 def _mlp_steps(mlp: Mlp, x: Tensor) -> Pass[Tensor]:

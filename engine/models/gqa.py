@@ -124,9 +124,13 @@ class GqaAttention:
 
     def prefill(self, x: Tensor, pool: Tensor, step: PrefillStep, layer: int) -> Tensor:
         """Write the chunk's KV and attend."""
-        q, kv = self._project(x, pool, step.turns, step.token_rows[layer])
-        k, v = kv.chunk(2, 1)
-        attended = gqa_prefill_attention(
+        q, kv = self.enter(x, pool, step.turns, step.token_rows[layer])
+        return self.leave(self.attend_prompts(q, kv, pool, step, layer))
+
+    def attend_prompts(self, q: Tensor, new: Tensor, pool: Tensor, step: PrefillStep, layer: int) -> Tensor:
+        """Attend: [tokens, heads * dim]."""
+        k, v = new.chunk(2, 1)
+        return gqa_prefill_attention(
             q,
             k,
             v,
@@ -136,12 +140,15 @@ class GqaAttention:
             context_rows=step.context_rows_of(layer),
             scale=self._scale,
         )
+
+    def leave(self, attended: Tensor) -> Tensor:
+        """Project what heads have attended to."""
         return torch.mm(attended, self._weights.out)
 
     def decode(self, x: Tensor, pool: Tensor, step: DecodeStep | PagedStep, layer: int) -> Tensor:
         """Write the tokens' KV and attend."""
-        q, _ = self._project(x, pool, step.turns, step.token_rows[layer])
-        return torch.mm(self._attend(q, pool, step, layer).flatten(1), self._weights.out)
+        q, _ = self.enter(x, pool, step.turns, step.token_rows[layer])
+        return self.leave(self._attend(q, pool, step, layer).flatten(1))
 
     def _attend(self, q: Tensor, pool: Tensor, step: DecodeStep | PagedStep, layer: int) -> Tensor:
         """Queries [B, heads, dim] to mixed values of the same shape."""
@@ -154,7 +161,7 @@ class GqaAttention:
 
         return step.attend(q, attend)
 
-    def _project(self, x: Tensor, pool: Tensor, turns: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def enter(self, x: Tensor, pool: Tensor, turns: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Queries [tokens, heads, dim]; keys, then values, [tokens, 2 * kv_heads, dim], now in the cache."""
         qkv = torch.mm(x, self._weights.qkv).view(x.shape[0], self._heads + 2 * self._kv_heads, -1)
         turned = qkv[:, : self._heads + self._kv_heads]

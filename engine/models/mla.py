@@ -137,28 +137,39 @@ class MlaAttention:
 
     def prefill(self, x: Tensor, pool: Tensor, step: PrefillStep, layer: int) -> Tensor:
         """Write the chunk's KV and attend."""
-        q, entries = self._project(x, step.turns)
-        write_rows(pool, step.token_rows[layer], entries)
-        attended = mla_prefill_attention(
+        q, entries = self.enter(x, pool, step.turns, step.token_rows[layer])
+        return self.leave(self.attend_prompts(q, entries, pool, step, layer))
+
+    def enter(self, x: Tensor, pool: Tensor, turns: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries [tokens, heads, qk_head_dim] and cache entries [tokens, latent_dim], now in the cache."""
+        q, entries = self._project(x, turns)
+        write_rows(pool, rows, entries)
+        return q, entries
+
+    def attend_prompts(self, q: Tensor, new: Tensor, pool: Tensor, step: PrefillStep, layer: int) -> Tensor:
+        """Attend unabsorbed: [tokens, heads * v]."""
+        return mla_prefill_attention(
             q,
-            entries,
+            new,
             pool,
             query_starts=step.query_starts,
             context_rows=step.context_rows_of(layer),
             expansion=self._expansion,
             scale=self._scale,
         )
+
+    def leave(self, attended: Tensor) -> Tensor:
+        """Project what heads have attended to."""
         return torch.mm(attended, self._weights.out)
 
     def decode(self, x: Tensor, pool: Tensor, step: DecodeStep | PagedStep, layer: int) -> Tensor:
         """Write the tokens' KV and attend."""
-        q, entries = self._project(x, step.turns)
-        write_rows(pool, step.token_rows[layer], entries)
+        q, _ = self.enter(x, pool, step.turns, step.token_rows[layer])
         nope = self._mla.qk_nope_head_dim
         absorbed = torch.bmm(q[..., :nope].transpose(0, 1), self._absorb_keys).transpose(0, 1)
         attended = self._attend(torch.cat((absorbed, q[..., nope:]), -1), pool, step, layer)
         values = torch.bmm(attended.transpose(0, 1), self._absorb_values)
-        return torch.mm(values.transpose(0, 1).flatten(1), self._weights.out)
+        return self.leave(values.transpose(0, 1).flatten(1))
 
     def _attend(self, q: Tensor, pool: Tensor, step: DecodeStep | PagedStep, layer: int) -> Tensor:
         """Absorbed queries [B, heads, latent_dim] to mixed latents [B, heads, kv_lora_rank]."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from baton.engine.config import KvTransferConfig, Role, Verify, WorkerConfig
+from baton.engine.config import GraphsConfig, KvTransferConfig, Role, Verify, WorkerConfig
 from baton.engine.messages import (
     CheckIntegrity,
     EngineFatal,
@@ -134,6 +134,25 @@ def test_an_engine_alone_serves_whole_requests_and_comes_to_rest(
 
     assert [engine.tokens_of(f"r{index}") for index in range(len(PROMPTS))] == expected
     assert_at_rest(engine)
+    assert engine.shut_down() == 0
+    engine.close()
+
+
+def test_an_engine_that_rehearses_its_graphs_gives_the_same_tokens_and_tells_what_it_captured(
+    model: Path, folder: Path, expected: list[list[int]]
+) -> None:
+    graphs = GraphsConfig(rehearse=True, batch_sizes=[2, 4], prompt_sizes=[8, 32])
+    engine = EngineUnderTest(config(model, Role.DECODE, graphs=graphs), folder / "d")
+    engine.start()
+
+    assert engine.ready().captured_batch_sizes == [2, 4]
+    stages = [(m.done, m.total) for m in engine.received if isinstance(m, Loading) and m.stage == "graphs"]
+    assert stages == [(done, 4) for done in range(5)]
+    for index, prompt in enumerate(PROMPTS):
+        engine.send(generate(f"r{index}", prompt))
+    for index in range(len(PROMPTS)):
+        engine.wait_for(RequestDone, lambda m, name=f"r{index}": m.request_id == name)
+    assert [engine.tokens_of(f"r{index}") for index in range(len(PROMPTS))] == expected
     assert engine.shut_down() == 0
     engine.close()
 
