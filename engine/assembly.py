@@ -76,6 +76,7 @@ def load(config: WorkerConfig, on_progress: OnProgress, group: RankGroup | None 
         dtype=config.dtype,
         on_progress=on_progress,
         paged=config.graphs.rehearse or None,
+        keep_fp8=config.keep_fp8,
     )
 
 

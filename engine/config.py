@@ -140,6 +140,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """`cpu` or `cuda`."""
     dtype: str | None = None
     """`float32`, `bfloat16` or `float16`; absent: the checkpoint's on a GPU, float32 on a CPU."""
+    keep_fp8: bool | None = None
+    """Keep block-FP8 weights as they are, not expanded to `dtype`; absent: on Hopper and later GPUs."""
     threads: int | None = None
     """Compute threads of the engine; absent: torch's choice."""
     kv_cache_bytes: int = 256 * 1024 * 1024

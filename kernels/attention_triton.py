@@ -8,7 +8,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from .jit import LN_2, LOG2_E, Number, Pointer, Tile, ceil_div, dot, dot_add, jit, power_of_two
+from .jit import LN_2, LOG2_E, Number, Pointer, Tile, ceil_div, dot, dot_add, jit, power_of_two, rounded
 
 BLOCK_QUERIES, BLOCK_KEYS = 128, 64
 STAGES = 3
@@ -133,11 +133,11 @@ def _attend_kernel(
         total, top = total * shrink + tl.sum(weights, 1), higher
         values = v + (key.to(tl.int64) * v_key)[:, None] + v_column[None, :]
         value = tl.load(values, mask=(key < keys)[:, None] & (v_column < v_dim)[None, :], other=0.0)
-        mixed = dot_add(weights.to(value.dtype), value, mixed * shrink[:, None])
+        mixed = dot_add(rounded(weights, value.dtype), value, mixed * shrink[:, None])
     row = head * queries + query
     target = out + (row * v_dim)[:, None] + v_column[None, :]
     mask = live[:, None] & (v_column < v_dim)[None, :]
-    tl.store(target, (mixed / total[:, None]).to(out.dtype.element_ty), mask=mask)
+    tl.store(target, rounded(mixed / total[:, None], out.dtype.element_ty), mask=mask)
     tl.store(logs + row, (top + tl.log2(total)) * LN_2, mask=live)
 
 
@@ -165,5 +165,5 @@ def _merge_kernel(
     log = top + tl.log(tl.exp(log_a - top) + tl.exp(log_b - top))
     a = tl.load(first + place, mask=mask, other=0.0).to(tl.float32) * tl.exp(log_a - log)[:, None]
     b = tl.load(second + place, mask=mask, other=0.0).to(tl.float32) * tl.exp(log_b - log)[:, None]
-    tl.store(out + place, (a + b).to(out.dtype.element_ty), mask=mask)
+    tl.store(out + place, rounded(a + b, out.dtype.element_ty), mask=mask)
     tl.store(logs + row, log, mask=live)

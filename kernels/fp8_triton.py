@@ -5,7 +5,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .fp8 import FP8, GROUP
-from .jit import Number, Pointer, Tile, ceil_div, jit, power_of_two
+from .jit import Number, Pointer, Tile, ceil_div, jit, power_of_two, rounded
 
 LARGEST = tl.constexpr(448.0)
 SMALLEST = tl.constexpr(1e-10)
@@ -32,9 +32,7 @@ def quantise_groups(x: Tensor) -> tuple[Tensor, Tensor]:
 def quantised(wide: Tile) -> tuple[Tile, Tile]:
     """Values and factors of a tile `[tokens, 128]` in float32."""
     scale = tl.maximum(tl.max(tl.abs(wide), 1), SMALLEST) / LARGEST
-    # A quotient that came out an ulp over the largest value would become NaN.
-    value = tl.minimum(tl.maximum(wide / scale[:, None], -LARGEST), LARGEST)
-    return value, scale
+    return wide / scale[:, None], scale
 
 
 @jit
@@ -55,6 +53,8 @@ def _quantise_kernel(
     tile = tl.load(x + (token * x_token)[:, None] + column[None, :], mask=mask, other=0.0)
     value, scale = quantised(tile.to(tl.float32))
     tl.store(
-        values + (token * width)[:, None] + column[None, :], value.to(values.dtype.element_ty), mask=mask
+        values + (token * width)[:, None] + column[None, :],
+        rounded(value, values.dtype.element_ty),
+        mask=mask,
     )
     tl.store(scales + token * groups + group, scale, mask=token < tokens)

@@ -7,7 +7,7 @@ is read once for all of them; memory is the limit.
 import triton.language as tl
 from torch import Tensor
 
-from .jit import LOG2_E, Number, Pointer, dot, dot_add, jit, power_of_two, processors
+from .jit import LOG2_E, Number, Pointer, dot, dot_add, jit, power_of_two, processors, rounded
 from .split_kv_triton import Parts, part_bounds, split_count
 
 BLOCK_KEYS = 64
@@ -80,13 +80,13 @@ def _decode_kernel(
         weights = tl.exp2(scores - higher[:, None])
         total, top = total * shrink + tl.sum(weights, 1), higher
         values = tl.load(place + values_offset, mask=inside, other=0.0).to(query.dtype)
-        mixed = dot_add(weights.to(query.dtype), values, mixed * shrink[:, None])
+        mixed = dot_add(rounded(weights, query.dtype), values, mixed * shrink[:, None])
     some = total > 0.0
     mixed = tl.where(some[:, None], mixed / tl.where(some, total, 1.0)[:, None], 0.0)
     place = row * (group * tl.num_programs(0)) + head
     if whole:
         target = out + (place * dim)[:, None] + column[None, :]
-        tl.store(target, mixed.to(out.dtype.element_ty), mask=mask)
+        tl.store(target, rounded(mixed, out.dtype.element_ty), mask=mask)
     else:
         place = place * splits + part
         tl.store(out + (place * dim)[:, None] + column[None, :], mixed, mask=mask & some[:, None])

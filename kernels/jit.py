@@ -2,7 +2,7 @@
 
 Triton's CPU interpreter differs from a GPU in two ways that kernels must know of: its dot product of bfloat16
 operands is wrong (operands are widened here before they reach it), and its conversions truncate instead of
-rounding to the nearest value (tests allow for it, kernels do not).
+rounding to the nearest value, so `rounded` rounds to bfloat16 and FP8 first (tests allow for float16).
 """
 
 from collections.abc import Callable
@@ -45,6 +45,28 @@ def dot_add(a: Tile, b: Tile, total: Tile) -> Tile:
     if INTERPRETED:
         return tl.dot(a.to(tl.float32), b.to(tl.float32), total, input_precision="ieee")
     return tl.dot(a, b, total, input_precision="ieee")
+
+
+@jit
+def rounded(value: Tile, dtype: tl.constexpr) -> Tile:
+    """Convert to the nearest value of a format, to even where two are; to FP8 at most its largest."""
+    if dtype == tl.float8e4nv:
+        value = tl.minimum(tl.maximum(value.to(tl.float32), -448.0), 448.0)
+    if INTERPRETED:
+        if dtype == tl.float8e4nv:
+            small = (value + 24576.0) - 24576.0  # at 1.5 * 2**14 float32 has steps of 2**-9, as FP8 near 0
+            value = tl.where(tl.abs(value) < 0.015625, small, _nearest(value, 20))
+        if dtype == tl.bfloat16:
+            value = _nearest(value.to(tl.float32), 16)
+    return value.to(dtype)
+
+
+@jit
+def _nearest(value: Tile, dropped: tl.constexpr) -> Tile:
+    """Round float32 so that its last `dropped` bits are zero."""
+    bits = value.to(tl.int32, bitcast=True)
+    half = (1 << (dropped - 1)) - 1 + ((bits >> dropped) & 1)
+    return ((bits + half) & -(1 << dropped)).to(tl.float32, bitcast=True)
 
 
 def power_of_two(size: int) -> int:

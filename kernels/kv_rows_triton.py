@@ -10,7 +10,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from .jit import Number, Pointer, ceil_div, jit, power_of_two
+from .jit import Number, Pointer, ceil_div, jit, power_of_two, rounded
 
 MAX_PIECE = 4096  # values that a program moves
 
@@ -55,7 +55,7 @@ def _write_kernel(
     mask = column < width
     row = tl.load(rows + index)
     value = tl.load(values + index * value_row + column, mask=mask)
-    tl.store(pool + row * width + column, value.to(pool.dtype.element_ty), mask=mask)
+    tl.store(pool + row * width + column, rounded(value, pool.dtype.element_ty), mask=mask)
 
 
 @jit

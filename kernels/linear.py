@@ -1,9 +1,46 @@
-"""A dense matrix product with a block-FP8 weight, as published weights lie: `x @ weight.T`."""
+"""Dense matrix products, with a plain weight `[in, out]` or with a block-FP8 one as it is published."""
 
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor
 
 from .by_device import by_device
-from .fp8 import dequantise_blocks, dequantise_groups
+from .fp8 import GROUP, dequantise_blocks, dequantise_groups, quantise_groups
+
+
+@dataclass(frozen=True, slots=True)
+class Fp8Weight:
+    """A block-FP8 weight."""
+
+    values: Tensor
+    """[out, in] float8_e4m3fn, as published"""
+    scales: Tensor
+    """[ceil(out / 128), ceil(in / 128)] float32"""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Inputs and outputs, in the order of a plain weight."""
+        return self.values.shape[1], self.values.shape[0]
+
+    def columns_from(self, start: int) -> "Fp8Weight":
+        """The outputs from `start` on, which begins a block."""
+        assert start % GROUP == 0, f"output {start} does not begin a block of {GROUP}"
+        return Fp8Weight(self.values[start:], self.scales[start // GROUP :])
+
+
+Weight = Tensor | Fp8Weight
+"""`[in, out]`"""
+
+
+def multiply(x: Tensor, weight: Weight) -> Tensor:
+    """Return `x @ weight`: `[tokens, out]` of x.dtype. For an FP8 weight, x is quantised to FP8 first.
+
+    x  [tokens, in]
+    """
+    if isinstance(weight, Tensor):
+        return torch.mm(x, weight)
+    return linear_fp8(*quantise_groups(x), weight.values, weight.scales).to(x.dtype)
 
 
 @by_device

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .gemm_tile import GROUP, fp8_tile
-from .jit import Number, Pointer, ceil_div, jit, power_of_two, processors
+from .jit import Number, Pointer, ceil_div, jit, power_of_two, processors, rounded
 
 MIN_BLOCK_ROWS, MAX_BLOCK_ROWS = 64, 128
 BLOCK_COLUMNS = 128
@@ -84,7 +84,7 @@ def _linear_kernel(
     )  # fmt: skip
     mask = (row < tokens)[:, None] & (column < width)[None, :]
     place = (tl.program_id(1).to(tl.int64) * tokens + row)[:, None] * width + column[None, :]
-    tl.store(out + place, total.to(out.dtype.element_ty), mask=mask)
+    tl.store(out + place, rounded(total, out.dtype.element_ty), mask=mask)
 
 
 @jit
@@ -99,4 +99,4 @@ def _sum_kernel(
     total = tl.zeros([block], tl.float32)
     for part in range(splits):
         total += tl.load(parts + part * values + index, mask=index < values, other=0.0)
-    tl.store(out + index, total.to(out.dtype.element_ty), mask=index < values)
+    tl.store(out + index, rounded(total, out.dtype.element_ty), mask=index < values)

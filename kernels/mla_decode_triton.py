@@ -8,7 +8,7 @@ At 128 heads that is 242 operations a byte, above an H200's ridge of 206: the ma
 import triton.language as tl
 from torch import Tensor
 
-from .jit import LOG2_E, Number, Pointer, Tile, ceil_div, dot, dot_add, jit, power_of_two, processors
+from .jit import LOG2_E, Number, Pointer, Tile, ceil_div, dot, dot_add, jit, power_of_two, processors, rounded
 from .split_kv_triton import Parts, part_bounds, split_count
 
 MAX_BLOCK_HEADS = 64
@@ -108,7 +108,7 @@ def _decode_kernel(
         shrink = tl.exp2(top - higher)
         weights = tl.exp2(scores - higher[:, None])
         total, top = total * shrink + tl.sum(weights, 1), higher
-        mixed = dot_add(weights.to(latent.dtype), latent, mixed * shrink[:, None])
+        mixed = dot_add(rounded(weights, latent.dtype), latent, mixed * shrink[:, None])
     column = tl.arange(0, block_rank)
     mask = (head < heads)[:, None] & (column < rank)[None, :]
     some = total > 0.0
@@ -116,7 +116,7 @@ def _decode_kernel(
     place = row * heads + head
     if whole:
         target = out + (place * rank)[:, None] + column[None, :]
-        tl.store(target, mixed.to(out.dtype.element_ty), mask=mask)
+        tl.store(target, rounded(mixed, out.dtype.element_ty), mask=mask)
     else:
         place = place * splits + part
         tl.store(out + (place * rank)[:, None] + column[None, :], mixed, mask=mask & some[:, None])

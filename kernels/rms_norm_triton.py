@@ -4,7 +4,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from .jit import Number, Pointer, ceil_div, jit, power_of_two
+from .jit import Number, Pointer, ceil_div, jit, power_of_two, rounded
 
 TILE_VALUES = 4096
 
@@ -86,9 +86,9 @@ def _rms_norm_kernel(
     wide = values.to(tl.float32)
     factor = 1.0 / tl.sqrt(tl.sum(wide * wide, 1) / width + eps)
     factors = tl.load(weight + (head * weight_head)[:, None] + column[None, :], mask=mask, other=0.0)
-    normalised = (wide * factor[:, None]).to(values.dtype).to(tl.float32) * factors.to(tl.float32)
+    normalised = rounded(wide * factor[:, None], values.dtype).to(tl.float32) * factors.to(tl.float32)
     target = out + (token * out_token + head * out_head)[:, None] + column[None, :]
-    tl.store(target, normalised.to(values.dtype), mask=mask)
+    tl.store(target, rounded(normalised, values.dtype), mask=mask)
 
 
 @jit
@@ -108,10 +108,10 @@ def _add_rms_norm_kernel(
     mask = column < width
     added = tl.load(x + token * x_token + column, mask=mask, other=0.0)
     kept = tl.load(residual + token * residual_token + column, mask=mask, other=0.0)
-    values = (added.to(tl.float32) + kept.to(tl.float32)).to(added.dtype)
+    values = rounded(added.to(tl.float32) + kept.to(tl.float32), added.dtype)
     tl.store(residual + token * residual_token + column, values, mask=mask)
     wide = values.to(tl.float32)
     factor = 1.0 / tl.sqrt(tl.sum(wide * wide, 0) / width + eps)
     factors = tl.load(weight + column, mask=mask, other=0.0).to(tl.float32)
-    normalised = (wide * factor).to(added.dtype).to(tl.float32) * factors
-    tl.store(out + token * width + column, normalised.to(added.dtype), mask=mask)
+    normalised = rounded(wide * factor, added.dtype).to(tl.float32) * factors
+    tl.store(out + token * width + column, rounded(normalised, added.dtype), mask=mask)

@@ -6,7 +6,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from .jit import Number, Pointer, ceil_div, jit, power_of_two
+from .jit import Number, Pointer, ceil_div, jit, power_of_two, rounded
 
 TILE_PAIRS = 1024
 
@@ -73,7 +73,7 @@ def _interleaved_kernel(
     cosine = tl.load(cosines + entry, mask=pair_mask, other=0.0)
     sine = tl.load(sines + entry, mask=pair_mask, other=0.0)
     turned = tl.join(first * cosine - second * sine, first * sine + second * cosine)
-    tl.store(place, tl.reshape(turned, [block_rows, 2 * block]).to(values.dtype), mask=mask)
+    tl.store(place, rounded(tl.reshape(turned, [block_rows, 2 * block]), values.dtype), mask=mask)
 
 
 @jit
@@ -103,5 +103,5 @@ def _halves_kernel(
     cosine = tl.load(cosines + entry, mask=mask, other=0.0)
     sine = tl.load(sines + entry, mask=mask, other=0.0)
     wide = first.to(tl.float32)
-    tl.store(place, (wide * cosine - second * sine).to(first.dtype), mask=mask)
-    tl.store(place + half, (second * cosine + wide * sine).to(first.dtype), mask=mask)
+    tl.store(place, rounded(wide * cosine - second * sine, first.dtype), mask=mask)
+    tl.store(place + half, rounded(second * cosine + wide * sine, first.dtype), mask=mask)

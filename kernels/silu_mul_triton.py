@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .fp8 import FP8, GROUP
 from .fp8_triton import quantised
-from .jit import Number, Pointer, Tile, ceil_div, jit, power_of_two
+from .jit import Number, Pointer, Tile, ceil_div, jit, power_of_two, rounded
 
 BLOCK_ROWS = 16
 COLUMNS = tl.constexpr(GROUP)
@@ -107,7 +107,7 @@ def _silu_mul_kernel(
     mask = (offset < count)[:, None] & (column < width)[None, :]
     row = expert * capacity + offset
     value = _activated(gate_up, row, mask, column, width, stride)
-    tl.store(out + (row * width)[:, None] + column[None, :], value.to(out.dtype.element_ty), mask=mask)
+    tl.store(out + (row * width)[:, None] + column[None, :], rounded(value, out.dtype.element_ty), mask=mask)
 
 
 @jit
@@ -136,5 +136,5 @@ def _silu_mul_quantise_kernel(
     row = expert * capacity + offset
     value, scale = quantised(_activated(gate_up, row, mask, column, width, stride))
     target = values + (row * width)[:, None] + column[None, :]
-    tl.store(target, value.to(values.dtype.element_ty), mask=mask)
+    tl.store(target, rounded(value, values.dtype.element_ty), mask=mask)
     tl.store(scales + row * groups + tl.program_id(1), scale, mask=live)

@@ -9,7 +9,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from .jit import Number, Pointer, Tile, jit, power_of_two
+from .jit import Number, Pointer, Tile, jit, power_of_two, rounded
 
 MAX_SPLITS = 32
 MIN_SPLIT_KEYS = 256  # a shorter part costs more in merging than it saves
@@ -71,4 +71,4 @@ def _merge_kernel(
         value = tl.load(parts + (row * splits + part) * width + column, mask=mask, other=0.0)
         mixed += value * tl.exp2(log - top)
     mixed = tl.where(total > 0.0, mixed / tl.where(total > 0.0, total, 1.0), 0.0)
-    tl.store(out + row * width + column, mixed.to(out.dtype.element_ty), mask=column < width)
+    tl.store(out + row * width + column, rounded(mixed, out.dtype.element_ty), mask=column < width)

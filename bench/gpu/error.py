@@ -10,18 +10,19 @@ from torch import Tensor
 TOLERANCE = {
     torch.float32: 1e-5,
     torch.float16: 1e-3,
-    torch.bfloat16: 5e-3,
+    torch.bfloat16: 6e-3,
     torch.float8_e4m3fn: 1e-2,
     torch.int64: 1e-9,
 }
 """On a GPU, by the format in which results are held; sums are in float32 throughout.
 
-A bfloat16 result is off by 1.1e-3 when it was rounded once and by a few times that when its parts were. FP8
-results are compared after dequantisation, and only values next to a rounding boundary may differ.
+A bfloat16 result is off by 1.1e-3 when it was rounded once and by a few times that when its parts were, as
+those of attention's reference are. FP8 results are compared after dequantisation, and only values next to a
+rounding boundary may differ.
 """
 
-INTERPRETED_TOLERANCE = {**TOLERANCE, torch.float16: 2e-3, torch.bfloat16: 1e-2, torch.float8_e4m3fn: 8e-2}
-"""The CPU interpreter truncates where a GPU rounds, so that results are off by up to a whole last place."""
+INTERPRETED_TOLERANCE = {**TOLERANCE, torch.float16: 2e-3}
+"""The CPU interpreter truncates to float16 where a GPU rounds: results are off by up to a last place."""
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:

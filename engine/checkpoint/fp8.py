@@ -1,7 +1,7 @@
 """Block-FP8 weights: float8_e4m3fn values and one float32 factor for each block, `weight_scale_inv`.
 
-The factor multiplies in spite of its name. Weights are expanded to the compute dtype while loading; a device
-with FP8 matrix units would keep values and factors as they are, and `Weights.projection` is where it would.
+The factor multiplies in spite of its name. Weights are expanded to the compute dtype while loading, except
+where `Weights` keeps them for a device with FP8 matrix units.
 """
 
 import math

@@ -9,8 +9,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ...kernels.linear import Fp8Weight, Weight
 from .fp8 import SCALE_SUFFIX, dequantise, scale_shape
 from .reader import Checkpoint, CheckpointError
+
+KERNEL_BLOCK = (128, 128)
+"""Rows and columns that share a factor in the weights that the FP8 kernels take."""
 
 OnProgress = Callable[[str, int, int], None]
 """Called with the stage, the bytes done and the bytes in all."""
@@ -33,11 +37,13 @@ class Weights:
         wanted: Callable[[str], bool],
         on_progress: OnProgress = ignore_progress,
         published_experts: bool = False,
+        keep_fp8: bool = False,
     ) -> None:
         """Read from `checkpoint`.
 
         wanted             tells which tensors will be read and so count as progress
         published_experts  experts lie in memory as they are published, as a GPU's grouped products want them
+        keep_fp8           block-FP8 weights of blocks that the kernels take stay as they are
         """
         self._checkpoint = checkpoint
         self._device = device
@@ -45,12 +51,57 @@ class Weights:
         self._fp8_block = fp8_block
         self._on_progress = on_progress
         self._published_experts = published_experts
+        self._keep_fp8 = keep_fp8 and fp8_block == KERNEL_BLOCK
         self._done_bytes = 0
         self._total_bytes = sum(checkpoint.entries[name].num_bytes for name in checkpoint if wanted(name))
 
     def tensor(self, name: str, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
         """Read one tensor as published, in the compute dtype or the one given."""
         return self._read(name, shape, dtype or self._dtype).to(self._device)
+
+    def linear(self, parts: Sequence[tuple[str, int]], inputs: int) -> Weight:
+        """Read what `projection` reads; FP8 stays FP8 where it is to be kept.
+
+        One weight is made of several only if each but the last ends with a block; else they are dequantised.
+        """
+        sizes = [size for _, size in parts]
+        if not self._keeps([name for name, _ in parts], sizes):
+            return self.projection(parts, inputs)
+        values, scales = zip(*(self._read_fp8(name, (size, inputs)) for name, size in parts), strict=True)
+        return Fp8Weight(torch.cat(values), torch.cat(scales))
+
+    def expert_fp8(
+        self, prefix: str, owned: Sequence[int], parts: Sequence[tuple[str, int]], inputs: int
+    ) -> tuple[Tensor, Tensor] | None:
+        """Stack what `experts` stacks, in FP8 with its factors; None where it is not to be kept.
+
+        returns  [len(owned), sum of outputs, inputs] float8_e4m3fn, and float32 factors of 128 x 128 each
+        """
+        names = [[f"{prefix}.{expert}.{name}" for name, _ in parts] for expert in owned]
+        sizes = [size for _, size in parts]
+        if not all(self._keeps(each, sizes) for each in names):
+            return None
+        read = [
+            [self._read_fp8(name, (size, inputs)) for name, size in zip(each, sizes, strict=True)]
+            for each in names
+        ]
+        values, scales = (
+            torch.stack([torch.cat([part[kind] for part in each]) for each in read]) for kind in (0, 1)
+        )
+        return values, scales
+
+    def _keeps(self, names: Sequence[str], sizes: Sequence[int]) -> bool:
+        fused = all(size % KERNEL_BLOCK[0] == 0 for size in sizes[:-1])
+        return self._keep_fp8 and fused and all(self._is_fp8(name) for name in names)
+
+    def _is_fp8(self, name: str) -> bool:
+        return self._checkpoint.entry(name).dtype == "F8_E4M3"
+
+    def _read_fp8(self, name: str, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        value = self._checkpoint.tensor(name, shape)
+        scale = self._scale(name, shape)
+        self._advance(name)
+        return value.to(self._device), scale.to(self._device)
 
     def projection(self, parts: Sequence[tuple[str, int]], inputs: int) -> Tensor:
         """Read linear layers that share their input as one matrix `[inputs, sum of outputs]`.
@@ -94,6 +145,12 @@ class Weights:
         return value.to(dtype)
 
     def _dequantised(self, name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
+        scale = self._scale(name, tuple(value.shape))
+        assert self._fp8_block is not None
+        return dequantise(value, scale, self._fp8_block, dtype)
+
+    def _scale(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """Read the factors of a block-FP8 weight."""
         scale_name = name + SCALE_SUFFIX
         if scale_name not in self._checkpoint:
             file = self._checkpoint.entry(name).file
@@ -102,9 +159,9 @@ class Weights:
             raise CheckpointError(
                 f"{self._checkpoint.folder}: tensor {name} is FP8 but config.json has no quantization_config"
             )
-        scale = self._checkpoint.tensor(scale_name, scale_shape(tuple(value.shape), self._fp8_block))
+        scale = self._checkpoint.tensor(scale_name, scale_shape(shape, self._fp8_block))
         self._advance(scale_name)
-        return dequantise(value, scale.float(), self._fp8_block, dtype)
+        return scale.float()
 
     def _advance(self, name: str) -> None:
         self._done_bytes += self._checkpoint.entries[name].num_bytes

@@ -50,15 +50,22 @@ def load_model(
     dtype: str | torch.dtype | None = None,
     on_progress: OnProgress | None = None,
     paged: bool | None = None,
+    keep_fp8: bool | None = None,
 ) -> Model:
     """Load a checkpoint folder in Hugging Face format.
 
     dtype        compute and KV dtype; absent: the checkpoint's on a GPU, float32 on a CPU
     on_progress  called with (stage, bytes done, bytes in all)
     paged        decode steps have shapes that only the bucket decides; absent: on a GPU
+    keep_fp8     block-FP8 weights stay FP8; absent: on GPUs with FP8 matrix units
 
     Raises `ConfigError` for an unknown or malformed configuration, `CheckpointError` for unreadable weights.
     """
-    from .loading import load  # noqa: PLC0415  torch stays out of processes that only read configurations
+    # torch stays out of processes that only read configurations
+    from .loading import has_fp8_units, load  # noqa: PLC0415
 
-    return load(Path(path), device=device, dtype=dtype, on_progress=on_progress, paged=paged)
+    if keep_fp8 is None:
+        keep_fp8 = has_fp8_units(device)
+    return load(
+        Path(path), device=device, dtype=dtype, on_progress=on_progress, paged=paged, keep_fp8=keep_fp8
+    )

@@ -8,6 +8,7 @@ from torch import Tensor
 from ...kernels.gqa_decode import gqa_decode_attention, gqa_paged_decode
 from ...kernels.gqa_prefill import gqa_prefill_attention
 from ...kernels.kv_rows import gqa_token_rows, table_block_rows, write_rows
+from ...kernels.linear import Weight, multiply
 from ...kernels.rms_norm import rms_norm_
 from ...kernels.rope import rope_halves_
 from ...kvtransfer.layout import KvFormat
@@ -89,11 +90,11 @@ class GqaGeometry:
 class GqaWeights:
     """The matrices of one layer."""
 
-    qkv: Tensor
+    qkv: Weight
     """[hidden, (heads + 2 * kv_heads) * head_dim]"""
     qk_norm: Tensor
     """[heads + kv_heads, head_dim], the queries' norm for each head, then the keys'"""
-    out: Tensor
+    out: Weight
     """[heads * head_dim, hidden]"""
 
     @classmethod
@@ -106,9 +107,9 @@ class GqaWeights:
         parts = [(f"{prefix}.{part}_proj.weight", count * dim) for part, count in heads.items()]
         width = config.num_heads * dim
         return cls(
-            qkv=weights.projection(parts, config.hidden_size),
+            qkv=weights.linear(parts, config.hidden_size),
             qk_norm=torch.cat(norms),
-            out=weights.projection([(f"{prefix}.o_proj.weight", config.hidden_size)], width),
+            out=weights.linear([(f"{prefix}.o_proj.weight", config.hidden_size)], width),
         )
 
 
@@ -143,7 +144,7 @@ class GqaAttention:
 
     def leave(self, attended: Tensor) -> Tensor:
         """Project what heads have attended to."""
-        return torch.mm(attended, self._weights.out)
+        return multiply(attended, self._weights.out)
 
     def decode(self, x: Tensor, pool: Tensor, step: DecodeStep | PagedStep, layer: int) -> Tensor:
         """Write the tokens' KV and attend."""
@@ -163,7 +164,7 @@ class GqaAttention:
 
     def enter(self, x: Tensor, pool: Tensor, turns: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Queries [tokens, heads, dim]; keys, then values, [tokens, 2 * kv_heads, dim], now in the cache."""
-        qkv = torch.mm(x, self._weights.qkv).view(x.shape[0], self._heads + 2 * self._kv_heads, -1)
+        qkv = multiply(x, self._weights.qkv).view(x.shape[0], self._heads + 2 * self._kv_heads, -1)
         turned = qkv[:, : self._heads + self._kv_heads]
         rms_norm_(turned, self._weights.qk_norm, self._eps)
         rope_halves_(turned, turns.real, turns.imag)

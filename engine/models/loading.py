@@ -33,17 +33,19 @@ def load(
     backend: MoeBackend | None = None,
     redundant: int = 0,
     paged: bool | None = None,
+    keep_fp8: bool = False,
 ) -> Decoder:
     """Load a model; of the routed experts only those in the slots `experts`, all without it.
 
     backend    reaches the experts of other ranks; absent: all experts are here
     redundant  slots of all ranks beyond one an expert
     paged      decode steps have shapes that only the bucket decides; absent: where Triton runs the kernels
+    keep_fp8   block-FP8 weights stay as they are, for kernels that take them; implies `paged`
     """
     config = read_model_config(folder)
     checkpoint = Checkpoint(folder)
     device = torch.device(device)
-    paged = serves(device) if paged is None else paged
+    paged = keep_fp8 or (serves(device) if paged is None else paged)
     owned = experts if experts is not None else range(config.moe.num_experts)
     own_experts = {slot % config.moe.num_experts for slot in owned}
     weights = Weights(
@@ -54,6 +56,7 @@ def load(
         wanted=lambda name: _is_wanted(name, config, own_experts),
         on_progress=on_progress or ignore_progress,
         published_experts=paged,
+        keep_fp8=keep_fp8,
     )
     local: MoeBackend = GroupedMoe() if paged else LocalMoe()
     share = ExpertShare(config.moe.num_experts + redundant, owned, backend or local)
@@ -68,6 +71,12 @@ def load(
         is_in_step=backend is not None,
         is_paged=paged,
     )
+
+
+def has_fp8_units(device: str | torch.device) -> bool:
+    """Whether the device multiplies FP8 matrices: Hopper (sm_90) and later GPUs."""
+    device = torch.device(device)
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 def _compute_dtype(config: ModelConfig, device: torch.device, dtype: str | torch.dtype | None) -> torch.dtype:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ...kernels.kv_rows import mla_token_rows, table_token_rows, write_rows
+from ...kernels.linear import Weight, multiply
 from ...kernels.mla_decode import mla_decode_attention, mla_paged_decode
 from ...kernels.mla_prefill import MlaExpansion, mla_prefill_attention
 from ...kernels.rms_norm import rms_norm, rms_norm_
@@ -89,15 +90,15 @@ class MlaGeometry:
 class MlaWeights:
     """The matrices of one layer; `first` and `q_b` have queries of all heads as their outputs."""
 
-    first: Tensor
+    first: Weight
     """[hidden, q_lora_rank + latent_dim], or [hidden, heads * qk_head_dim + latent_dim] without query rank"""
     q_norm: Tensor | None
-    q_b: Tensor | None
+    q_b: Weight | None
     """[q_lora_rank, heads * qk_head_dim]"""
     kv_norm: Tensor
     kv_b: Tensor
     """[kv_lora_rank, heads * (nope + v)]"""
-    out: Tensor
+    out: Weight
     """[heads * v, hidden]"""
 
     @classmethod
@@ -109,12 +110,12 @@ class MlaWeights:
         latent = (f"{prefix}.kv_a_proj_with_mqa.weight", mla.latent_dim)
         expanded = heads * (mla.qk_nope_head_dim + mla.v_head_dim)
         return cls(
-            first=weights.projection([head, latent], config.hidden_size),
+            first=weights.linear([head, latent], config.hidden_size),
             q_norm=weights.tensor(f"{prefix}.q_a_layernorm.weight", (rank,)) if rank else None,
-            q_b=weights.projection([(f"{prefix}.q_b_proj.weight", queries)], rank) if rank else None,
+            q_b=weights.linear([(f"{prefix}.q_b_proj.weight", queries)], rank) if rank else None,
             kv_norm=weights.tensor(f"{prefix}.kv_a_layernorm.weight", (mla.kv_lora_rank,)),
             kv_b=weights.projection([(f"{prefix}.kv_b_proj.weight", expanded)], mla.kv_lora_rank),
-            out=weights.projection([(f"{prefix}.o_proj.weight", config.hidden_size)], heads * mla.v_head_dim),
+            out=weights.linear([(f"{prefix}.o_proj.weight", config.hidden_size)], heads * mla.v_head_dim),
         )
 
 
@@ -160,7 +161,7 @@ class MlaAttention:
 
     def leave(self, attended: Tensor) -> Tensor:
         """Project what heads have attended to."""
-        return torch.mm(attended, self._weights.out)
+        return multiply(attended, self._weights.out)
 
     def decode(self, x: Tensor, pool: Tensor, step: DecodeStep | PagedStep, layer: int) -> Tensor:
         """Write the tokens' KV and attend."""
@@ -186,10 +187,10 @@ class MlaAttention:
     def _project(self, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
         """Queries [tokens, heads, qk_head_dim] and cache entries [tokens, latent_dim], both rotated."""
         weights, rank = self._weights, self._mla.kv_lora_rank
-        first = torch.mm(x, weights.first)
+        first = multiply(x, weights.first)
         q, entries = first[:, : self._query_width], first[:, self._query_width :]
         if weights.q_norm is not None and weights.q_b is not None:
-            q = torch.mm(rms_norm(q, weights.q_norm, LATENT_NORM_EPS), weights.q_b)
+            q = multiply(rms_norm(q, weights.q_norm, LATENT_NORM_EPS), weights.q_b)
         q = q.view(x.shape[0], self._heads, -1)
         rms_norm_(entries[:, :rank], weights.kv_norm, LATENT_NORM_EPS)
         rope_interleaved_(entries[:, rank:], turns)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...kernels.gate import Routing, gate_sigmoid_grouped, gate_softmax_grouped
+from ...kernels.linear import Weight, multiply
 from ...kernels.moe.backend import Begun, MoeBackend
 from ...kernels.moe.experts import ExpertWeights
 from ...kernels.moe.replicas import ReplicaTable
@@ -45,7 +46,7 @@ Route = Callable[..., Routing]
 class DenseMlp:
     """`down(silu(gate(x)) * up(x))`."""
 
-    def __init__(self, gate_up: Tensor, down: Tensor) -> None:
+    def __init__(self, gate_up: Weight, down: Weight) -> None:
         """Take `[hidden, 2 * width]` and `[width, hidden]`."""
         self._gate_up = gate_up
         self._down = down
@@ -55,11 +56,11 @@ class DenseMlp:
         """Read one MLP."""
         pair = [(f"{prefix}.gate_proj.weight", width), (f"{prefix}.up_proj.weight", width)]
         down = [(f"{prefix}.down_proj.weight", hidden)]
-        return cls(weights.projection(pair, hidden), weights.projection(down, width))
+        return cls(weights.linear(pair, hidden), weights.linear(down, width))
 
     def __call__(self, x: Tensor, dead: Tensor | None = None) -> Tensor:
         """Apply the MLP."""
-        return torch.mm(silu_mul(torch.mm(x, self._gate_up)), self._down)
+        return multiply(silu_mul(multiply(x, self._gate_up)), self._down)
 
 
 class MoeMlp:
@@ -93,11 +94,17 @@ class MoeMlp:
         own = [slot % moe.num_experts for slot in share.owned]
         router = weights.tensor(f"{prefix}.gate.weight", (moe.num_experts, hidden), torch.float32)
         pair = [("gate_proj.weight", moe.intermediate_size), ("up_proj.weight", moe.intermediate_size)]
-        experts = ExpertWeights.of(
-            share.owned,
-            weights.experts(f"{prefix}.experts", own, pair, hidden),
-            weights.experts(f"{prefix}.experts", own, [("down_proj.weight", hidden)], moe.intermediate_size),
-        )
+        down = [("down_proj.weight", hidden)]
+        gate_up_fp8 = weights.expert_fp8(f"{prefix}.experts", own, pair, hidden)
+        down_fp8 = weights.expert_fp8(f"{prefix}.experts", own, down, moe.intermediate_size)
+        if gate_up_fp8 is not None and down_fp8 is not None:
+            experts = ExpertWeights.of_fp8(share.owned, gate_up_fp8, down_fp8)
+        else:
+            experts = ExpertWeights.of(
+                share.owned,
+                weights.experts(f"{prefix}.experts", own, pair, hidden),
+                weights.experts(f"{prefix}.experts", own, down, moe.intermediate_size),
+            )
         shared = None
         if moe.shared_intermediate_size:
             shared = DenseMlp.read(weights, f"{prefix}.shared_experts", hidden, moe.shared_intermediate_size)

@@ -9,7 +9,7 @@ from ..config import RanksConfig, WorkerConfig
 from ..models import Model
 from ..models.architectures import read_model_config
 from ..models.config import ModelConfig
-from ..models.loading import load
+from ..models.loading import has_fp8_units, load
 from ..runner import StepRunner
 from .group import RankGroup
 from .moe import make_backend, owned_slots
@@ -39,6 +39,7 @@ def load_share(config: WorkerConfig, group: RankGroup, on_progress: OnProgress) 
         experts=slots,
         backend=backend,
         redundant=config.ranks.redundant_experts,
+        keep_fp8=has_fp8_units(config.device) if config.keep_fp8 is None else config.keep_fp8,
     )
     rebalancer = Rebalancer(
         model.moe_layers, group.collectives, cluster_of(config.ranks, shape), config.ranks

@@ -115,13 +115,13 @@ class Rebalancer:
     def _move(self, layer: ReplicatedLayer, table: ReplicaTable, new: list[int]) -> None:
         moves = moves_between(table.experts_of_slot, new, self._cluster.ranks)
         own, share = layer.experts.owned, self._cluster.slots // self._cluster.ranks
-        arrivals: list[tuple[int, tuple[Tensor, Tensor]]] = []
+        arrivals: list[tuple[int, list[Tensor]]] = []
         sent: list[tuple[int, Tensor]] = []
         received: list[tuple[int, Tensor]] = []
         for move in moves:
             if move.target in own:
                 held = _weights_of(layer.experts, move.source if move.source in own else move.target)
-                buffers = (held[0].clone(), held[1].clone())
+                buffers = [part.clone() for part in held]
                 arrivals.append((move.target, buffers))
                 if move.source not in own:
                     received += [(move.source // share, buffer) for buffer in buffers]
@@ -134,14 +134,16 @@ class Rebalancer:
         table.assign(new)
 
 
-def _weights_of(experts: ExpertWeights, slot: int) -> tuple[Tensor, Tensor]:
-    """The two matrices of a slot of this rank, contiguous in memory."""
+def _weights_of(experts: ExpertWeights, slot: int) -> list[Tensor]:
+    """The matrices of a slot of this rank, and the factors of FP8 ones, contiguous in memory."""
     index = slot - experts.owned.start
-    return _as_it_lies(experts.gate_up[index]), _as_it_lies(experts.down[index])
+    parts = [experts.gate_up, experts.down, *(experts.scales or ())]
+    return [_as_it_lies(part[index]) for part in parts]
 
 
 def _as_it_lies(matrix: Tensor) -> Tensor:
-    return matrix if matrix.is_contiguous() else matrix.t()
+    dense = matrix if matrix.is_contiguous() else matrix.t()
+    return dense.view(torch.uint8) if dense.dtype is torch.float8_e4m3fn else dense
 
 
 def _mean(values: list[float]) -> float:

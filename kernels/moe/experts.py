@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..by_device import serves
 from ..silu_mul import silu_mul
+from .experts_grouped import batched_frame, contiguous_tiles
 from .rows import BatchedRows, ContiguousRows
 
 
@@ -23,11 +25,21 @@ class ExpertWeights:
     down_of: list[Tensor]
     """[width, hidden] of each owned expert, a view"""
 
+    scales: tuple[Tensor, Tensor] | None = None
+    """Of block-FP8 weights: the float32 factors of 128 x 128 values of `gate_up` and of `down`"""
+
+    @classmethod
+    def of_fp8(
+        cls, owned: range, gate_up: tuple[Tensor, Tensor], down: tuple[Tensor, Tensor]
+    ) -> "ExpertWeights":
+        """Take block-FP8 weights as published, each with its factors."""
+        return cls(owned, gate_up[0], down[0], [], [], (gate_up[1], down[1]))
+
     @classmethod
     def of(cls, owned: range, gate_up: Tensor, down: Tensor) -> "ExpertWeights":
         """Take stacked weights and cut the views once."""
-        views = [list(stacked.transpose(1, 2).unbind(0)) for stacked in (gate_up, down)]
-        return cls(owned, gate_up, down, *views)
+        gate_up_of, down_of = (list(stacked.transpose(1, 2).unbind(0)) for stacked in (gate_up, down))
+        return cls(owned, gate_up, down, gate_up_of, down_of)
 
 
 def experts_contiguous(routed: ContiguousRows, weights: ExpertWeights) -> Tensor:
@@ -35,6 +47,8 @@ def experts_contiguous(routed: ContiguousRows, weights: ExpertWeights) -> Tensor
 
     returns  [n, hidden], row for row of `routed.rows`
     """
+    if weights.scales is not None or serves(routed.rows.device):
+        return contiguous_tiles(routed, weights)
     rows = routed.rows
     hidden = rows.new_empty(rows.shape[0], weights.gate_up.shape[1])
     _grouped_mm(rows, weights.gate_up_of, routed, hidden)
@@ -46,17 +60,12 @@ def experts_contiguous(routed: ContiguousRows, weights: ExpertWeights) -> Tensor
 def experts_batched(routed: BatchedRows, weights: ExpertWeights) -> Tensor:
     """Run every expert over its frame.
 
-    On a CPU only the rows that count are computed. Elsewhere all are, with shapes that no data decides.
+    On a CPU only the rows that count are computed, expert by expert. On a GPU no shape depends on them.
 
     returns  [owned experts, max rows, hidden]; rows beyond the counts are garbage
     """
-    if routed.rows.device.type == "cpu":
-        return _experts_counted(routed, weights)
-    hidden = silu_mul(torch.bmm(routed.rows, weights.gate_up.transpose(1, 2)))
-    return torch.bmm(hidden, weights.down.transpose(1, 2))
-
-
-def _experts_counted(routed: BatchedRows, weights: ExpertWeights) -> Tensor:
+    if weights.scales is not None or serves(routed.rows.device):
+        return batched_frame(routed, weights)
     out = torch.empty_like(routed.rows, memory_format=torch.contiguous_format)
     for expert, count in enumerate(routed.counts.tolist()):
         if count:

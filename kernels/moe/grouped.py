@@ -12,14 +12,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..silu_mul import silu_mul, silu_mul_masked
+from ..fp8 import quantise_groups
 from .experts import ExpertWeights
-from .grouped_gemm import grouped_gemm, grouped_gemm_masked
+from .experts_grouped import ALIGNMENT, Quantised, masked, tiled
 from .pair import Pending
 from .routes import contiguous_capacity, permute, route_contiguous, route_masked, unpermute
-
-ALIGNMENT = 64
-"""Rows of the smallest tile: Hopper's matrix instructions take no fewer."""
 
 
 class GroupedMoe:
@@ -61,17 +58,25 @@ class GroupedBegun:
 def _masked(x: Tensor, ids: Tensor, weights: Tensor, experts: ExpertWeights) -> Tensor:
     tokens, owned = x.shape[0], len(experts.owned)
     routes = route_masked(ids, experts.owned, tokens)
-    expected = -(-ids.numel() // owned)
-    rows = permute(x, routes).view(owned, tokens, -1)
-    hidden = grouped_gemm_masked(rows, experts.gate_up, routes.counts, expected=expected)
-    activated = silu_mul_masked(hidden, routes.counts)
-    out = grouped_gemm_masked(activated, experts.down, routes.counts, expected=expected)
-    return unpermute(out.flatten(0, 1), routes, weights)
+    frame, expected = (owned, tokens, -1), -(-ids.numel() // owned)
+    rows: Tensor | Quantised
+    if experts.scales is None:
+        rows = permute(x, routes).view(frame)
+    else:  # before they are copied to several experts
+        values, scales = quantise_groups(x)
+        rows = permute(values, routes).view(frame), permute(scales, routes).view(frame)
+    out = masked(rows, routes.counts, experts, expected)
+    return unpermute(out.flatten(0, 1), routes, weights).to(x.dtype)
 
 
 def _contiguous(x: Tensor, ids: Tensor, weights: Tensor, experts: ExpertWeights) -> Tensor:
     routes = route_contiguous(ids, experts.owned, ALIGNMENT)
     assert routes.tile_experts is not None
-    hidden = grouped_gemm(permute(x, routes), experts.gate_up, routes.tile_experts)
-    out = grouped_gemm(silu_mul(hidden), experts.down, routes.tile_experts)
-    return unpermute(out, routes, weights)
+    rows: Tensor | Quantised
+    if experts.scales is None:
+        rows = permute(x, routes)
+    else:
+        values, scales = quantise_groups(x)
+        rows = permute(values, routes), permute(scales, routes)
+    out = tiled(rows, routes.tile_experts, experts)
+    return unpermute(out, routes, weights).to(x.dtype)

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..gemm_tile import PLAIN_DEPTH, fp8_tile, plain_tile
-from ..jit import Number, Pointer, Tile, ceil_div, jit, power_of_two, processors
+from ..jit import Number, Pointer, Tile, ceil_div, jit, power_of_two, processors, rounded
 
 MIN_BLOCK_ROWS, MAX_BLOCK_ROWS = 64, 128  # Hopper's matrix instructions take 64 rows at least
 BLOCK_COLUMNS = 128
@@ -183,7 +183,7 @@ def _store(
 ) -> None:
     mask = (row < rows)[:, None] & (column < width)[None, :]
     target = out + (row.to(tl.int64) * width)[:, None] + column[None, :]
-    tl.store(target, total.to(out.dtype.element_ty), mask=mask)
+    tl.store(target, rounded(total, out.dtype.element_ty), mask=mask)
 
 
 @jit

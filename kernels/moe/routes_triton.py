@@ -8,7 +8,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from ..jit import Number, Pointer, ceil_div, jit, power_of_two
+from ..jit import Number, Pointer, ceil_div, jit, power_of_two, rounded
 from .routes import Routes, contiguous_capacity
 
 BLOCK_PAIRS = 1024
@@ -158,4 +158,4 @@ def _unpermute_kernel(
         mask = column < tl.where(row >= 0, hidden, 0)
         value = tl.load(outputs + row * hidden + column, mask=mask, other=0.0).to(tl.float32)
         total += value * tl.load(weights + token * top_k + k)
-    tl.store(out + token * hidden + column, total.to(out.dtype.element_ty), mask=column < hidden)
+    tl.store(out + token * hidden + column, rounded(total, out.dtype.element_ty), mask=column < hidden)

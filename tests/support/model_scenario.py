@@ -3,7 +3,7 @@
 Run as a script, it plays the scenario with every kernel in its Triton form, in the interpreter, saves what
 came of it and prints which Triton files were used:
 
-    python -m support.model_scenario CHECKPOINT RESULT.safetensors
+    python -m support.model_scenario CHECKPOINT RESULT.safetensors [keep_fp8]
 """
 
 import sys
@@ -28,8 +28,11 @@ DECODE_STEPS = 2  # the first sequence crosses a block's border
 BUCKET = 4
 
 
-def play(model: Model) -> dict[str, Tensor]:
-    """Return logits and greedy tokens: `prefill` [S, V], `decode` [steps, S, V], `tokens` [S, steps + 1]."""
+def play(model: Model, forced: Tensor | None = None) -> dict[str, Tensor]:
+    """Return logits and tokens: `prefill` [S, V], `decode` [steps, S, V], `tokens` [S, steps].
+
+    forced  tokens to go on with, as another model chose them; absent: greedy ones
+    """
     driver = Driver(model, block_tokens=BLOCK_TOKENS, num_blocks=32)
     sequences = [driver.sequence(prompt) for prompt in PROMPTS]
     last: dict[int, Tensor] = {}
@@ -40,9 +43,10 @@ def play(model: Model) -> dict[str, Tensor]:
         last |= dict(zip(pending, driver.prefill(chunks), strict=True))
     prefill = torch.stack([last[i] for i in range(len(sequences))])
     steps, logits = [], prefill
-    for _ in range(DECODE_STEPS):
-        for sequence, row in zip(sequences, logits, strict=True):
-            sequence.tokens.append(int(row.argmax()))
+    for step in range(DECODE_STEPS):
+        chosen = logits.argmax(-1) if forced is None else forced[:, step]
+        for sequence, token in zip(sequences, chosen.tolist(), strict=True):
+            sequence.tokens.append(token)
         logits = driver.decode(sequences, bucket=BUCKET)
         steps.append(logits)
     tokens = [sequence.tokens[len(prompt) :] for sequence, prompt in zip(sequences, PROMPTS, strict=True)]
@@ -50,6 +54,7 @@ def play(model: Model) -> dict[str, Tensor]:
 
 
 if __name__ == "__main__":
-    save_file(play(load_model(Path(sys.argv[1]))), sys.argv[2])
+    loaded = load_model(Path(sys.argv[1]), **dict.fromkeys(sys.argv[3:], True))
+    save_file(play(loaded), sys.argv[2])
     used = [name.rsplit(".", 1)[-1] for name in sys.modules if name.startswith("baton.kernels.")]
     sys.stdout.write(" ".join(name for name in used if name.endswith("_triton")))

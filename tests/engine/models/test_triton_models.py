@@ -5,20 +5,16 @@ steps have the shapes that a GPU gets; without a GPU Triton's interpreter runs t
 products the interpreter does not truncate.
 """
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from baton.engine.models import load_model
 from support.checkpoints import MAKERS
 from support.model_scenario import play
+from support.triton_process import play_through_triton
 
-TESTS = Path(__file__).parents[2]
 LOGIT_TOLERANCE = 1e-4
 
 
@@ -47,16 +43,3 @@ def test_triton_and_torch_agree(model_type: str, tmp_path: Path) -> None:
     assert torch.equal(actual["tokens"], expected["tokens"])
     for part in ("prefill", "decode"):
         torch.testing.assert_close(actual[part], expected[part], atol=LOGIT_TOLERANCE, rtol=0)
-
-
-def play_through_triton(folder: Path, result: Path) -> tuple[set[str], dict[str, torch.Tensor]]:
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "support.model_scenario", str(folder), str(result)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path]), "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        timeout=380,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return set(done.stdout.split()), load_file(result)
