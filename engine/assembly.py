@@ -77,6 +77,7 @@ def load(config: WorkerConfig, on_progress: OnProgress, group: RankGroup | None 
         on_progress=on_progress,
         paged=config.graphs.rehearse or None,
         keep_fp8=config.keep_fp8,
+        fp8_kv=config.fp8_kv,
     )
 
 

@@ -142,6 +142,9 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """`float32`, `bfloat16` or `float16`; absent: the checkpoint's on a GPU, float32 on a CPU."""
     keep_fp8: bool | None = None
     """Keep block-FP8 weights as they are, not expanded to `dtype`; absent: on Hopper and later GPUs."""
+    fp8_kv: bool = False
+    """Store KV as float8_e4m3fn: half the bytes of bfloat16 in the pool and on the wire, at some loss of
+    accuracy. Workers that exchange KV must agree."""
     threads: int | None = None
     """Compute threads of the engine; absent: torch's choice."""
     kv_cache_bytes: int = 256 * 1024 * 1024

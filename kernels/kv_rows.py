@@ -3,12 +3,16 @@
 The pool is one tensor, block-major: `[blocks, layers, block_tokens, width]` for MLA and
 `[blocks, layers, 2, kv_heads, block_tokens, head_dim]` for GQA. Seen as rows of `width` or `head_dim` values,
 every address is an integer, and the addresses of all layers of a step are computed at once.
+
+A pool may be FP8 (e4m3) without factors, as vLLM's dense FP8 cache is by default: latents, keys and values
+are of a size that fits its range, normalised ones by construction, and what does not is cut off at 448.
 """
 
 import torch
 from torch import Tensor
 
 from .by_device import by_device
+from .fp8 import FP8, FP8_MAX
 
 
 def mla_token_rows(slots: Tensor, layers: int, block_tokens: int) -> Tensor:
@@ -61,8 +65,10 @@ def write_rows(pool: Tensor, rows: Tensor, values: Tensor) -> None:
 
     pool    any shape, contiguous
     rows    [n]          int64
-    values  [n, width]   rows of the pool seen as [-1, width]
+    values  [n, width]   rows of the pool seen as [-1, width]; for an FP8 pool, of at most `FP8_MAX` after all
     """
+    if pool.dtype is FP8:
+        pool, values = pool.view(torch.uint8), values.clamp(-FP8_MAX, FP8_MAX).to(FP8).view(torch.uint8)
     pool.view(-1, values.shape[-1]).index_copy_(0, rows, values.to(pool.dtype))
 
 

@@ -4,6 +4,8 @@ A block is one contiguous run of bytes over all layers, so one block is one tran
 
     MLA  [num_layers, block_tokens, values_per_token]         latent, then the roped shared key
     GQA  [num_layers, 2, kv_heads, block_tokens, head_dim]    head-major: a head range is one strided run
+
+FP8 values have no factors beside them, so their layout differs from a wider one in its dtype alone.
 """
 
 import enum

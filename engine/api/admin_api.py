@@ -88,7 +88,7 @@ async def ready(http: web.Request) -> web.Response:
             max_model_len=engine.max_model_len,
             kv_tokens_capacity=(engine.num_blocks - 1) * engine.block_tokens,  # without the null block
             block_tokens=engine.block_tokens,
-            captured_batch_sizes=engine.bucket_sizes,
+            captured_batch_sizes=engine.captured_batch_sizes or engine.bucket_sizes,
             lockstep_group=engine.lockstep_group,
         )
     )

@@ -51,6 +51,7 @@ def load_model(
     on_progress: OnProgress | None = None,
     paged: bool | None = None,
     keep_fp8: bool | None = None,
+    fp8_kv: bool = False,
 ) -> Model:
     """Load a checkpoint folder in Hugging Face format.
 
@@ -58,6 +59,7 @@ def load_model(
     on_progress  called with (stage, bytes done, bytes in all)
     paged        decode steps have shapes that only the bucket decides; absent: on a GPU
     keep_fp8     block-FP8 weights stay FP8; absent: on GPUs with FP8 matrix units
+    fp8_kv       KV is stored as float8_e4m3fn
 
     Raises `ConfigError` for an unknown or malformed configuration, `CheckpointError` for unreadable weights.
     """
@@ -67,5 +69,11 @@ def load_model(
     if keep_fp8 is None:
         keep_fp8 = has_fp8_units(device)
     return load(
-        Path(path), device=device, dtype=dtype, on_progress=on_progress, paged=paged, keep_fp8=keep_fp8
+        Path(path),
+        device=device,
+        dtype=dtype,
+        on_progress=on_progress,
+        paged=paged,
+        keep_fp8=keep_fp8,
+        fp8_kv=fp8_kv,
     )

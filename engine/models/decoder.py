@@ -51,11 +51,13 @@ class Decoder:
         digest: str,
         is_in_step: bool = False,
         is_paged: bool = False,
+        kv_dtype: torch.dtype | None = None,
     ) -> None:
         """Put the parts together.
 
         is_in_step  other ranks wait for every layer of every step
         is_paged    decode steps have shapes that only the bucket decides, as a GPU wants them
+        kv_dtype    of the pool; absent: the dtype of what is computed
         """
         self.config = config
         self._geometry = geometry
@@ -64,6 +66,7 @@ class Decoder:
         self._digest = digest
         self._is_in_step = is_in_step
         self._is_paged = is_paged
+        self._kv_dtype = kv_dtype or weights.embedding.dtype
         self._decode_step = geometry.paged_step if is_paged else geometry.decode_step
 
     @property
@@ -75,7 +78,7 @@ class Decoder:
         """Return what a KV block of this model is made of."""
         return KvLayout(
             format=self._geometry.format,
-            dtype=str(self._weights.embedding.dtype).removeprefix("torch."),
+            dtype=str(self._kv_dtype).removeprefix("torch."),
             num_layers=self.config.num_layers,
             kv_heads=self._geometry.kv_heads,
             values_per_token=self._geometry.values_per_token,
@@ -85,9 +88,8 @@ class Decoder:
 
     def new_kv_pool(self, num_blocks: int, block_tokens: int) -> Tensor:
         """Return a zeroed pool."""
-        like = self._weights.embedding
         shape = self._geometry.pool_shape(num_blocks, block_tokens)
-        return torch.zeros(shape, dtype=like.dtype, device=like.device)
+        return torch.zeros(shape, dtype=self._kv_dtype, device=self._weights.embedding.device)
 
     @torch.inference_mode()
     def prefill(self, batch: PrefillBatch, kv: Tensor) -> Tensor:

@@ -34,12 +34,14 @@ def load(
     redundant: int = 0,
     paged: bool | None = None,
     keep_fp8: bool = False,
+    fp8_kv: bool = False,
 ) -> Decoder:
     """Load a model; of the routed experts only those in the slots `experts`, all without it.
 
     backend    reaches the experts of other ranks; absent: all experts are here
     redundant  slots of all ranks beyond one an expert
     paged      decode steps have shapes that only the bucket decides; absent: where Triton runs the kernels
+    fp8_kv     KV is stored as float8_e4m3fn, a layout of its own
     keep_fp8   block-FP8 weights stay as they are, for kernels that take them; implies `paged`
     """
     config = read_model_config(folder)
@@ -70,6 +72,7 @@ def load(
         digest=model_digest(config, checkpoint),
         is_in_step=backend is not None,
         is_paged=paged,
+        kv_dtype=torch.float8_e4m3fn if fp8_kv else None,
     )
 
 

@@ -121,6 +121,30 @@ def test_a_pair_hands_kv_over_and_gives_the_oracles_tokens(
     assert prefill.shut_down() == 0
 
 
+def test_a_pair_hands_fp8_kv_over(model: Path, folder: Path) -> None:
+    roles = {Role.PREFILL: "p", Role.DECODE: "d"}
+    prefill, decode = (
+        EngineUnderTest(config(model, role, fp8_kv=True), folder / name) for role, name in roles.items()
+    )
+    prefill.start()
+    decode.start()
+    ready = prefill.ready()
+    decode.ready()
+    decode.send(Connect(call_id="c", host=ready.kv_host, port=ready.kv_port))
+    assert decode.wait_for(PeerResult).error is None
+
+    prefill.send(generate("r", PROMPTS[0], KvTransferParams(do_remote_decode=True)))
+    decode.send(generate("r", PROMPTS[0], prefill.wait_for(RequestDone).kv_transfer))
+
+    decode.wait_for(RequestDone)
+    first = decode.wait_for(FirstToken)
+    assert not first.recomputed
+    assert first.kv_bytes == -(-len(PROMPTS[0]) // ready.block_tokens) * ready.block_bytes
+    assert len(decode.tokens_of("r")) == NEW_TOKENS
+    prefill.close()
+    decode.close()
+
+
 def test_an_engine_alone_serves_whole_requests_and_comes_to_rest(
     model: Path, folder: Path, expected: list[list[int]]
 ) -> None:

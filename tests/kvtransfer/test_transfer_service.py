@@ -230,13 +230,16 @@ def test_a_handshake_makes_a_peer_once(prefill: Worker, decode: Worker) -> None:
     assert prefill.service.peers() == []
 
 
-def test_differing_layouts_are_refused_with_every_difference(prefill: Worker, start: Start) -> None:
-    other = start(seed=2, layout=msgspec.structs.replace(LAYOUT, dtype="bfloat16", model_digest="big"))
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn"])
+def test_differing_layouts_are_refused_with_every_difference(
+    prefill: Worker, start: Start, dtype: str
+) -> None:
+    other = start(seed=2, layout=msgspec.structs.replace(LAYOUT, dtype=dtype, model_digest="big"))
     other.service.connect("c1", *prefill.service.address)
     event = other.event()
 
     assert isinstance(event, PeerRefused)
-    assert "layout.dtype: 'float32' here, 'bfloat16' there" in event.message
+    assert f"layout.dtype: 'float32' here, '{dtype}' there" in event.message
     assert "layout.model_digest: 'tiny' here, 'big' there" in event.message
     other.service.pull(pull_of(prefill, (3, 1)))
     assert failure(other.event()) == (PullFailure.INCOMPATIBLE, True)
