@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .collectives import Collectives
 from .finalize import finalize_batched, finalize_contiguous
+from .frames import Frames
 from .pair import Pending, Prepared
 from .prepare import prepare_batched, prepare_contiguous
 from .rows import ActivationFormat, BatchedRows, ContiguousRows
@@ -27,16 +28,16 @@ class AllToAllContiguous:
     def prepare(self, x: Tensor, ids: Tensor, weights: Tensor) -> Pending[Prepared[ContiguousRows]]:
         """Start to send each token's row to the ranks it is routed to."""
         goes_to = _ranks_of(ids, self._experts, self._collectives.size)
-        ranks, tokens = goes_to.t().nonzero(as_tuple=True)
+        tokens = goes_to.t().nonzero()[:, 1]
         sent = goes_to.sum(0).tolist()
         received = self._collectives.exchange_ints(sent)
-        local = to_local(ids.index_select(0, tokens), ranks.unsqueeze(1), self._experts)
-        packed = pack(TokenRows(x.index_select(0, tokens), local, weights.index_select(0, tokens)))
+        packed = pack(TokenRows(x, ids, weights)).index_select(0, tokens)
         arriving = self._collectives.all_to_all(packed, sent, received)
 
         def receive() -> Prepared[ContiguousRows]:
             came = unpack(arriving(), x.shape[1], ids.shape[1], x.dtype)
-            routed = prepare_contiguous(came.x, came.ids, range(self._experts))
+            local = to_local(came.ids, self._collectives.rank, self._experts)
+            routed = prepare_contiguous(came.x, local, range(self._experts))
 
             def finalize(outputs: Tensor) -> Pending[Tensor]:
                 sums = finalize_contiguous(outputs, routed, came.weights)
@@ -59,18 +60,18 @@ class AllToAllBatched:
     def __init__(self, collectives: Collectives, experts_per_rank: int) -> None:
         self._collectives = collectives
         self._experts = experts_per_rank
+        self._frames = Frames()
 
     def prepare(self, x: Tensor, ids: Tensor, weights: Tensor) -> Pending[Prepared[BatchedRows]]:
         """Start to fill all slots."""
         tokens, size = x.shape[0], self._collectives.size
-        ranks = torch.arange(size, device=x.device).repeat_interleave(tokens).unsqueeze(1)
-        local = to_local(ids.repeat(size, 1), ranks, self._experts)
-        packed = pack(TokenRows(x.repeat(size, 1), local, weights.repeat(size, 1)))
-        arriving = self._collectives.all_to_all(packed)
+        packed = pack(TokenRows(x, ids, weights))
+        arriving = self._collectives.all_to_all(packed.repeat(size, 1))
 
         def receive() -> Prepared[BatchedRows]:
             came = unpack(arriving(), x.shape[1], ids.shape[1], x.dtype)
-            rows, positions = prepare_batched(came.x, came.ids, self._experts)
+            local = to_local(came.ids, self._collectives.rank, self._experts)
+            rows, positions = prepare_batched(came.x, local, self._experts, self._frames)
 
             def finalize(outputs: Tensor) -> Pending[Tensor]:
                 returning = self._collectives.all_to_all(finalize_batched(outputs, positions, came.weights))

@@ -62,16 +62,17 @@ def experts_batched(routed: BatchedRows, weights: ExpertWeights) -> Tensor:
 
     On a CPU only the rows that count are computed, expert by expert. On a GPU no shape depends on them.
 
-    returns  [owned experts, max rows, hidden]; rows beyond the counts are garbage
+    returns  [owned experts, max rows, hidden], on a CPU in the memory of `routed.rows`, which are used up;
+             rows beyond the counts are garbage
     """
     if weights.scales is not None or serves(routed.rows.device):
         return batched_frame(routed, weights)
-    out = torch.empty_like(routed.rows, memory_format=torch.contiguous_format)
     for expert, count in enumerate(routed.counts.tolist()):
         if count:
-            hidden = torch.mm(routed.rows[expert, :count], weights.gate_up_of[expert])
-            torch.mm(silu_mul(hidden), weights.down_of[expert], out=out[expert, :count])
-    return out
+            rows = routed.rows[expert, :count]
+            hidden = torch.mm(rows, weights.gate_up_of[expert])
+            torch.mm(silu_mul(hidden), weights.down_of[expert], out=rows)
+    return routed.rows
 
 
 def _grouped_mm(rows: Tensor, matrices: list[Tensor], routed: ContiguousRows, out: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from .rows import ContiguousRows
 
@@ -13,14 +14,9 @@ def finalize_contiguous(outputs: Tensor, routed: ContiguousRows, weights: Tensor
     weights  [tokens, top_k]    float32
     returns  [tokens, hidden]   outputs.dtype
     """
-    tokens, top_k = weights.shape
-    weights = weights.to(outputs.dtype)
     if routed.positions is None:
-        return weights @ outputs
-    if outputs.shape[0] < tokens * top_k:
-        outputs = torch.cat((outputs, outputs.new_zeros(1, outputs.shape[1])))
-    pairs = outputs.index_select(0, routed.positions.flatten()).view(tokens, top_k, outputs.shape[1])
-    return torch.bmm(weights.unsqueeze(1), pairs).squeeze(1)
+        return weights.to(outputs.dtype) @ outputs
+    return _weighted_sums(outputs, routed.positions, weights)
 
 
 def finalize_batched(outputs: Tensor, positions: Tensor, weights: Tensor) -> Tensor:
@@ -31,9 +27,26 @@ def finalize_batched(outputs: Tensor, positions: Tensor, weights: Tensor) -> Ten
     weights    [tokens, top_k] float32
     returns    [tokens, hidden] outputs.dtype
     """
-    tokens, top_k = positions.shape
     frame = outputs.flatten(0, 1)
+    if frame.device.type == "cpu":
+        return _weighted_sums(frame, positions, weights)
+    tokens, top_k = positions.shape
     missing = positions >= frame.shape[0]
     pairs = frame.index_select(0, positions.clamp(max=frame.shape[0] - 1).flatten())
     pairs = pairs.view(tokens, top_k, frame.shape[1]).masked_fill_(missing.unsqueeze(-1), 0.0)
     return torch.bmm(weights.to(outputs.dtype).unsqueeze(1), pairs).squeeze(1)
+
+
+def _weighted_sums(rows: Tensor, positions: Tensor, weights: Tensor) -> Tensor:
+    """Add up each token's rows in one pass over them, with a shape that depends on data."""
+    present = positions < rows.shape[0]
+    counts = present.sum(1)
+    if not rows.shape[0] or not positions.shape[0]:
+        return rows.new_zeros(positions.shape[0], rows.shape[1])
+    return embedding_bag(
+        positions[present],
+        rows,
+        counts.cumsum(0).sub_(counts),
+        mode="sum",
+        per_sample_weights=weights[present].to(rows.dtype),
+    )

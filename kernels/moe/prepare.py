@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from .frames import Frames
 from .rows import BatchedRows, ContiguousRows
 
 
@@ -34,14 +35,19 @@ def prepare_contiguous(x: Tensor, ids: Tensor, owned: range) -> ContiguousRows:
     return ContiguousRows(rows, present, [counts[e] for e in present], positions.view(tokens, top_k))
 
 
-def prepare_batched(x: Tensor, ids: Tensor, experts: int) -> tuple[BatchedRows, Tensor]:
+def prepare_batched(
+    x: Tensor, ids: Tensor, experts: int, frames: Frames | None = None
+) -> tuple[BatchedRows, Tensor]:
     """Scatter token rows into a frame with room for every token at every expert; no shape depends on data.
 
     x        [tokens, hidden]
-    ids      [tokens, top_k]   int64, local experts; others, such as -1, get no row
+    ids      [tokens, top_k]   int64, local experts; -1 gets no row
+    frames   where a CPU's memory comes from; absent: it is allocated
     returns  the frame `[experts, tokens, hidden]`, and `[tokens, top_k]` int64: the row of each pair in the
              flattened frame, `experts * tokens` for pairs without one
     """
+    if x.device.type == "cpu":
+        return _prepare_counted(x, ids, experts, frames or Frames())
     tokens, top_k = ids.shape
     flat = ids.flatten()
     chosen = flat.unsqueeze(1) == torch.arange(experts, device=ids.device)
@@ -53,3 +59,20 @@ def prepare_batched(x: Tensor, ids: Tensor, experts: int) -> tuple[BatchedRows, 
     counts = chosen.sum(0, dtype=torch.int32)
     rows = BatchedRows(frame[:nowhere].view(experts, tokens, x.shape[1]), counts)
     return rows, positions.view(tokens, top_k)
+
+
+def _prepare_counted(x: Tensor, ids: Tensor, experts: int, frames: Frames) -> tuple[BatchedRows, Tensor]:
+    """Copy only the rows that count, which a CPU may look at."""
+    tokens, top_k = ids.shape
+    flat = ids.flatten()
+    counted = flat.add(1).bincount(minlength=experts + 1)
+    skipped, *counts = counted.tolist()
+    order = flat.argsort(stable=True)[skipped:]
+    frame = frames.take(experts * tokens, x).view(experts, tokens, x.shape[1])
+    for expert, sources in enumerate((order // top_k).split_with_sizes(counts)):
+        if counts[expert]:
+            torch.index_select(x, 0, sources, out=frame[expert, : counts[expert]])
+    gaps = tokens - counted[1:]  # rows of each expert's frame that stay empty
+    taken = torch.arange(order.numel()) + (gaps.cumsum(0) - gaps)[flat[order]]
+    positions = torch.full_like(flat, experts * tokens).index_copy_(0, order, taken)
+    return BatchedRows(frame, counted[1:].int()), positions.view(tokens, top_k)

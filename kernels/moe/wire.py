@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+WORD_BYTES = 4
+
 
 @dataclass(frozen=True, slots=True)
 class TokenRows:
@@ -23,23 +25,40 @@ class TokenRows:
 
 def pack(tokens: TokenRows) -> Tensor:
     """Return `[tokens, bytes]` uint8; ids travel as int32."""
-    parts = (tokens.x, tokens.ids.to(torch.int32), tokens.weights.float())
-    return torch.cat([part.contiguous().view(torch.uint8) for part in parts], 1)
+    (count, hidden), top_k, dtype = tokens.x.shape, tokens.ids.shape[1], tokens.x.dtype
+    packed = tokens.x.new_empty(count, packed_bytes(hidden, top_k, dtype), dtype=torch.uint8)
+    x, ids, weights = _parts(packed, hidden, top_k, dtype)
+    x.copy_(tokens.x)
+    ids.copy_(tokens.ids)
+    weights.copy_(tokens.weights)
+    return packed
 
 
 def packed_bytes(hidden: int, top_k: int, dtype: torch.dtype) -> int:
     """Bytes of one packed token."""
-    return hidden * dtype.itemsize + 8 * top_k
+    return _x_words(hidden, dtype) * WORD_BYTES + 2 * WORD_BYTES * top_k
 
 
 def unpack(packed: Tensor, hidden: int, top_k: int, dtype: torch.dtype) -> TokenRows:
-    """Undo `pack`."""
-    x, ids, weights = packed.split_with_sizes([hidden * dtype.itemsize, 4 * top_k, 4 * top_k], 1)
-    return TokenRows(
-        x.contiguous().view(dtype),
-        ids.contiguous().view(torch.int32).long(),
-        weights.contiguous().view(torch.float32),
+    """Undo `pack`; the activations stay where they are."""
+    x, ids, weights = _parts(packed, hidden, top_k, dtype)
+    return TokenRows(x, ids.long(), weights.contiguous())
+
+
+def _parts(packed: Tensor, hidden: int, top_k: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Views of activations, ids and weights in packed rows."""
+    start = _x_words(hidden, dtype)
+    ids, weights = (packed.view(kind) for kind in (torch.int32, torch.float32))
+    return (
+        packed.view(dtype)[:, :hidden],
+        ids[:, start : start + top_k],
+        weights[:, start + top_k :],
     )
+
+
+def _x_words(hidden: int, dtype: torch.dtype) -> int:
+    """Words that a row of activations takes, rounded up so that ids and weights are aligned."""
+    return -(-hidden * dtype.itemsize // WORD_BYTES)
 
 
 def to_local(ids: Tensor, rank: int | Tensor, experts_per_rank: int) -> Tensor:

@@ -1,0 +1,153 @@
+"""A decode step on a network with a delay, computed whole and in two halves that overlap.
+
+With a delay d of each exchange, and c for what a layer computes, a layer that exchanges twice takes 2d + c.
+In two halves it takes what the longer of two things takes: one half's way through the layer, 2d + c / 2, or
+all computing, c. So halves can save c / 2 of 2d + c where computing is shorter than four delays, 2d of 2d + c
+beyond, and a third at most; the quarter that is the target needs c between 2d and 6d, and about as much of it
+before the dispatch as behind it: a wait is only covered by what the other half has to do at that time. The
+batch measured here is of that kind. Where computing is shorter, halves save little: each half waits for its
+own two exchanges all the same.
+
+The best step of each kind counts: what else a machine does only adds, and hides what halves can save.
+"""
+
+import time
+from pathlib import Path
+
+import msgspec
+import torch
+import torch.distributed as dist
+
+from ...engine.batch import DecodeBatch
+from ...engine.config import RanksConfig
+from ...engine.models import Model
+from ...engine.models.architectures import read_model_config
+from ...engine.models.loading import load
+from ...engine.ranks.member import cluster_of
+from ...engine.ranks.moe import owned_slots
+from ...engine.ranks.rebalance import Rebalancer
+from ...engine.ranks.runner import PhasedModel
+from ...kernels.moe.all_to_all import AllToAllBatched, AllToAllContiguous
+from ...kernels.moe.backend import BATCHED_EXPERTS, CONTIGUOUS_EXPERTS, StagedMoe
+from ...kernels.moe.phases import PhasedMoe
+from ...tests.support.checkpoints import make_deepseek_v3
+from .slow_network import SlowCollectives
+
+BLOCK_TOKENS = 64
+MAX_LEN = 4096
+WARM_UPS = 2
+KINDS = ((0, False), (0, True), (1, False), (1, True))
+"""Delays of an exchange, and whether the step is split."""
+
+
+class Overlap(msgspec.Struct, frozen=True):
+    """The best step of each kind, seconds on the slowest rank."""
+
+    computing_s: float
+    """Whole, without delay."""
+    halving_s: float
+    """In halves, without delay."""
+    whole_s: float
+    halves_s: float
+
+    @property
+    def cut(self) -> float:
+        """Share of the whole step that halves save."""
+        return 1 - self.halves_s / self.whole_s
+
+
+def make_checkpoint(folder: Path) -> Path:
+    """Write a DeepSeek-V3-shaped model, every layer a mixture of experts."""
+    return make_deepseek_v3(
+        folder,
+        hidden_size=384,
+        num_hidden_layers=6,
+        first_k_dense_replace=0,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        kv_lora_rank=128,
+        q_lora_rank=128,
+        qk_nope_head_dim=48,
+        qk_rope_head_dim=16,
+        v_head_dim=48,
+        n_routed_experts=8,
+        n_shared_experts=1,
+        num_experts_per_tok=4,
+        n_group=1,
+        topk_group=1,
+        intermediate_size=512,
+        moe_intermediate_size=384,
+        max_position_embeddings=MAX_LEN,
+        rope_scaling=None,
+    )
+
+
+class OverlapPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What is measured."""
+
+    rows: int
+    """Sequences of a rank."""
+    context: int
+    """Tokens of each."""
+    delay_s: float
+    rounds: int
+
+
+def measure_overlap(group: dist.ProcessGroup, folder: Path, plan: OverlapPlan) -> Overlap:
+    """Decode with the model in `folder`; all ranks call, all get the result."""
+    rows, context = plan.rows, plan.context
+    collectives = SlowCollectives(group, torch.device("cpu"))
+    model = _load(folder, collectives)
+    model.decode_rows = rows
+    kv = model.new_kv_pool(1 + rows * -(-context // BLOCK_TOKENS), BLOCK_TOKENS)
+    kv.copy_(torch.randn(kv.shape, generator=torch.Generator().manual_seed(1)))
+    batch = _batch(rows, context)
+    times: list[float] = []
+    for _ in range(WARM_UPS + plan.rounds):
+        for delay, is_split in KINDS:
+            collectives.delay_s, model.decode_in_halves = delay * plan.delay_s, is_split
+            times.append(_step_s(model, batch, kv))
+    seconds = torch.tensor(times, dtype=torch.float64).view(-1, len(KINDS))[WARM_UPS:]
+    dist.all_reduce(seconds, dist.ReduceOp.MAX, group=group)
+    return Overlap(*seconds.amin(0).tolist())
+
+
+def _load(folder: Path, collectives: SlowCollectives) -> PhasedModel:
+    shape = read_model_config(folder)
+    share = shape.moe.num_experts // collectives.size
+    moe = PhasedMoe(
+        StagedMoe(AllToAllContiguous(collectives, share), CONTIGUOUS_EXPERTS),
+        StagedMoe(AllToAllBatched(collectives, share), BATCHED_EXPERTS),
+    )
+    ranks = RanksConfig(rank=collectives.rank, size=collectives.size, port=0)
+    model = load(
+        folder,
+        device="cpu",
+        dtype=None,
+        on_progress=None,
+        experts=owned_slots(ranks, shape.moe.num_experts),
+        backend=moe,
+    )
+    still = Rebalancer(model.moe_layers, collectives, cluster_of(ranks, shape), ranks)  # no redundant experts
+    return PhasedModel(model, moe, still)
+
+
+def _batch(rows: int, context: int) -> DecodeBatch:
+    blocks = -(-context // BLOCK_TOKENS)
+    tables = torch.arange(1, 1 + rows * blocks, dtype=torch.int32).view(rows, blocks)
+    last = context - 1
+    return DecodeBatch(
+        token_ids=torch.arange(5, 5 + rows),
+        positions=torch.full((rows,), last),
+        slots=tables[:, -1].long() * BLOCK_TOKENS + last % BLOCK_TOKENS,
+        block_tables=tables,
+        context_lens=torch.full((rows,), context, dtype=torch.int32),
+        live=rows,
+    )
+
+
+def _step_s(model: Model, batch: DecodeBatch, kv: torch.Tensor) -> float:
+    dist.barrier()
+    started = time.perf_counter()
+    model.decode(batch, kv)
+    return time.perf_counter() - started
