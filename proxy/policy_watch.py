@@ -112,12 +112,14 @@ class PolicyWatch:
         seen = await asyncio.to_thread(_status, file.path)
         if seen == file.seen and file.looked_at:
             return
+        read = await asyncio.to_thread(_read, file.path)
+        if await asyncio.to_thread(_status, file.path) != seen:
+            return  # it changed while it was read: the next look takes it
         file.seen, file.looked_at = seen, True
-        try:
-            config = await asyncio.to_thread(read_policy, str(file.path))
-        except ConfigError as error:
-            self._refuse(file, str(error))
+        if isinstance(read, ConfigError):
+            self._refuse(file, str(read))
             return
+        config = read
         in_force = dict(self._courses.in_force()).get(file.place)
         if in_force is not None and config == in_force.config:
             file.problem = None  # as it was read at the start, or before it went bad
@@ -155,6 +157,13 @@ class PolicyWatch:
         file.problem = problem
         self.counts.refused += 1
         logger.warning("%s; the policy before it stays in force", problem)
+
+
+def _read(path: Path) -> PolicyConfig | ConfigError:
+    try:
+        return read_policy(str(path))
+    except ConfigError as error:
+        return error
 
 
 def _status(path: Path) -> Seen | None:
