@@ -27,6 +27,7 @@ from .sequence import new_request
 from .sizing import engine_limits, pool_blocks
 from .staging import DecodeStaging, PrefillStaging
 from .step import Chunk, Step
+from .threads import ComputeThreads
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +156,7 @@ def _runner(config: WorkerConfig, limits: Limits, model: Model, kv: Tensor, half
         bucket_of=half.bucket_of,
     )
     prefill_staging = PrefillStaging(limits.max_batched_tokens, config.block_tokens, kv.device)
-    return ModelRunner(model, kv, prefill_staging, decode_staging)
+    return ModelRunner(model, kv, prefill_staging, decode_staging, ComputeThreads.of(config))
 
 
 def _warm_up(run: Callable[[Step], object]) -> None:

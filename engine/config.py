@@ -147,6 +147,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     accuracy. Workers that exchange KV must agree."""
     threads: int | None = None
     """Compute threads of the engine; absent: torch's choice."""
+    decode_threads: int | None = None
+    """Threads of a decode step; absent: one fewer, as the frontend is busy while sequences decode."""
     kv_cache_bytes: int = 256 * 1024 * 1024
     num_blocks: int | None = None
     """Overrides `kv_cache_bytes`; includes the null block."""

@@ -16,6 +16,7 @@ from .sampling_state import SamplingState
 from .sequence import Request, Sequence
 from .staging import DecodeStaging, PrefillStaging
 from .step import Copy, Step
+from .threads import ComputeThreads
 
 
 class Flight(Protocol):
@@ -54,12 +55,18 @@ class ModelRunner:
     """Runs steps on a model and its KV pool."""
 
     def __init__(
-        self, model: Model, kv: Tensor, prefill_staging: PrefillStaging, decode_staging: DecodeStaging
+        self,
+        model: Model,
+        kv: Tensor,
+        prefill_staging: PrefillStaging,
+        decode_staging: DecodeStaging,
+        threads: ComputeThreads,
     ) -> None:
         self._model = model
         self._kv = kv
         self._prefill_staging = prefill_staging
         self._decode_staging = decode_staging
+        self._threads = threads
         # Two, because each keeps the parameters of its last batch, and the decode batch changes rarely.
         self._prompt_sampler, self._decode_sampler = (
             Sampler(model.config.vocab_size, kv.device) for _ in range(2)
@@ -74,9 +81,11 @@ class ModelRunner:
         if step.copies:
             self._copy(step.copies)
         if step.chunks:
+            self._threads.use_for_prompts()
             logits = self._model.prefill(self._prefill_staging.pack(step.chunks, step.completed), self._kv)
             drawings += _draw(self._prompt_sampler, logits, step.completed)
         if step.decode:
+            self._threads.use_for_decode()
             batch = self._decode_staging.pack(step.decode, step.follows, self._drawn)
             ahead = None if step.follows is None else [draw is not None for draw in step.follows]
             decoded = _draw(self._decode_sampler, self._model.decode(batch, self._kv), step.decode, ahead)

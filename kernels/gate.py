@@ -56,6 +56,9 @@ def gate_softmax_grouped(
     logits   [tokens, experts]   float32
     returns  [tokens, top_k] float32, [tokens, top_k] int64
     """
+    if normalise and top_groups == num_groups:  # what normalising would undo need not be computed
+        best, ids = logits.topk(top_k, -1, sorted=False)
+        return best.softmax(-1), ids
     scores = logits.softmax(-1)
     if top_groups < num_groups:
         grouped = scores.view(scores.shape[0], num_groups, scores.shape[1] // num_groups)

@@ -14,21 +14,20 @@ def gqa_decode_attention(
 
     q        [batch, heads, dim]
     pool     [blocks, layers, 2, kv_heads, block_tokens, dim]
-    rows     [batch * 2 * kv_heads * table]   int64, rows of the pool seen as [-1, block_tokens * dim]
+    rows     [2 * batch * kv_heads * table]   int64, rows of the pool seen as [-1, block_tokens * dim]: those
+                                              of all keys, then those of all values
     mask     [batch, 1, keys]   added to the scores; None where no key is padding
     returns  [batch, heads, dim]
     """
-    batch, _, dim = q.shape
-    kv_heads = pool.shape[3]
-    tokens = pool.shape[-2]
+    batch, heads, dim = q.shape
+    kv_heads, tokens = pool.shape[3:5]
     used = min(keys, tokens) * dim  # of a lone block only what holds keys
     blocks = pool.view(-1, tokens * dim)[:, :used].index_select(0, rows)
-    k, v = blocks.view(batch, 2, kv_heads, -1, dim)[:, :, :, :keys].to(q.dtype).unbind(1)
-    scores = torch.matmul(q.reshape(batch, kv_heads, -1, dim), k.transpose(-1, -2)).mul_(scale)
+    k, v = blocks.view(2, batch * kv_heads, -1, dim)[:, :, :keys].to(q.dtype).unbind(0)
+    scores = torch.bmm(q.reshape(batch * kv_heads, -1, dim), k.transpose(1, 2)).mul_(scale)
     if mask is not None:
-        scores.add_(mask.unsqueeze(1))
-    weights = torch.softmax(scores, -1)
-    return torch.matmul(weights, v).flatten(1, 2)
+        scores.view(batch, heads, keys).add_(mask)
+    return torch.bmm(torch.softmax(scores, -1), v).view(batch, heads, dim)
 
 
 @by_device

@@ -48,6 +48,16 @@ def table_block_rows(tables: Tensor, layers: int, planes: int) -> Tensor:
     return first + torch.arange(planes, device=tables.device).unsqueeze(1)
 
 
+def keys_then_values(rows: Tensor) -> Tensor:
+    """Order rows of blocks so that what is read is one batch of keys and one of values, without a copy.
+
+    rows     [sequences, 2 * kv_heads, blocks]     int64, keys of all heads, then values
+    returns  [2 * sequences * kv_heads * blocks]   int64, keys of all sequences, then values
+    """
+    sequences, planes, blocks = rows.shape
+    return rows.view(sequences, 2, planes // 2, blocks).transpose(0, 1).flatten()
+
+
 def table_token_rows(tables: Tensor, tokens: int, layers: int, block_tokens: int) -> Tensor:
     """Rows of the first `tokens` tokens in layer 0 of an MLA pool seen as `[-1, width]`.
 

@@ -26,14 +26,13 @@ def rope_interleaved_(x: Tensor, turns: Tensor) -> None:
 
 
 @by_device
-def rope_halves_(x: Tensor, cosines: Tensor, sines: Tensor) -> None:
+def rope_halves_(x: Tensor, turns: Tensor) -> None:
     """Rotate in place.
 
-    x               [..., dim]       float32, bfloat16 or float16
-    cosines, sines  [..., dim / 2]   float32, broadcast to half a head
+    x      [..., dim]        float32, bfloat16 or float16; a slice of a wider tensor is fine
+    turns  [..., dim / 2]    complex64, broadcasts to half a head
     """
     first, second = x.chunk(2, -1)
-    turned = first * cosines
-    turned.addcmul_(second, sines, value=-1.0)
-    second.copy_(torch.addcmul(second * cosines, first, sines))
-    first.copy_(turned)
+    turned = torch.complex(first.float(), second.float()).mul_(turns)
+    first.copy_(turned.real)
+    second.copy_(turned.imag)

@@ -13,16 +13,12 @@ TILE_PAIRS = 1024
 
 def rope_interleaved_(x: Tensor, turns: Tensor) -> None:
     """Launch in place; shapes as in the reference."""
-    heads = _by_head(x)
-    table = torch.view_as_real(_by_head(turns).expand(*heads.shape[:2], -1))
-    _launch(_interleaved_kernel, heads, table.select(-1, 0), table.select(-1, 1))
+    _launch(_interleaved_kernel, _by_head(x), turns)
 
 
-def rope_halves_(x: Tensor, cosines: Tensor, sines: Tensor) -> None:
+def rope_halves_(x: Tensor, turns: Tensor) -> None:
     """Launch in place; shapes as in the reference."""
-    heads = _by_head(x)
-    tables = [_by_head(table).expand(*heads.shape[:2], -1) for table in (cosines, sines)]
-    _launch(_halves_kernel, heads, *tables)
+    _launch(_halves_kernel, _by_head(x), turns)
 
 
 def _by_head(x: Tensor) -> Tensor:
@@ -31,12 +27,12 @@ def _by_head(x: Tensor) -> Tensor:
     return x.unsqueeze(1) if x.ndim == 2 else x
 
 
-def _launch(kernel: Any, x: Tensor, cosines: Tensor, sines: Tensor) -> None:
+def _launch(kernel: Any, x: Tensor, turns: Tensor) -> None:
     tokens, heads, dim = x.shape
     assert x.stride(2) == 1, "a head must be dense"
-    assert cosines.stride() == sines.stride(), "one layout for cosines and sines"
     if x.numel() == 0:
         return
+    cosines, sines = torch.view_as_real(_by_head(turns).expand(tokens, heads, -1)).unbind(-1)
     block = power_of_two(dim // 2)
     block_rows = max(1, min(TILE_PAIRS // block, power_of_two(tokens * heads)))
     kernel[(ceil_div(tokens * heads, block_rows),)](

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...kernels.gqa_decode import gqa_decode_attention, gqa_paged_decode
 from ...kernels.gqa_prefill import gqa_prefill_attention
-from ...kernels.kv_rows import gqa_token_rows, table_block_rows, write_rows
+from ...kernels.kv_rows import gqa_token_rows, keys_then_values, table_block_rows, write_rows
 from ...kernels.linear import Weight, multiply
 from ...kernels.rms_norm import rms_norm_
 from ...kernels.rope import rope_halves_
@@ -79,7 +79,7 @@ class GqaGeometry:
         tables = batch.block_tables.index_select(0, members)[:, : -(-keys // block_tokens)]
         return DecodeGroup(
             members=members,
-            key_rows=table_block_rows(tables, self._layers, planes).flatten(),
+            key_rows=keys_then_values(table_block_rows(tables, self._layers, planes)),
             layer_rows=planes,
             mask=length_mask(lengths, tables.device),
             keys=keys,
@@ -167,7 +167,7 @@ class GqaAttention:
         qkv = multiply(x, self._weights.qkv).view(x.shape[0], self._heads + 2 * self._kv_heads, -1)
         turned = qkv[:, : self._heads + self._kv_heads]
         rms_norm_(turned, self._weights.qk_norm, self._eps)
-        rope_halves_(turned, turns.real, turns.imag)
+        rope_halves_(turned, turns)
         q, kv = qkv[:, : self._heads], qkv[:, self._heads :]
         write_rows(pool, rows, kv.flatten(0, 1))
         return q, kv

@@ -4,7 +4,7 @@ import torch
 
 from baton.engine.models.attention import length_mask
 from baton.kernels.gqa_decode import gqa_decode_attention
-from baton.kernels.kv_rows import table_block_rows
+from baton.kernels.kv_rows import keys_then_values, table_block_rows
 
 HEADS, KV_HEADS, DIM, BLOCK_TOKENS, LAYERS = 6, 2, 5, 4, 2
 SCALE = 0.4
@@ -20,7 +20,7 @@ def test_every_sequence_attends_to_its_own_tokens_only() -> None:
     mask = length_mask(lengths, q.device)
 
     for layer in range(LAYERS):
-        rows = table_block_rows(tables, LAYERS, 2 * KV_HEADS).flatten() + layer * 2 * KV_HEADS
+        rows = keys_then_values(table_block_rows(tables, LAYERS, 2 * KV_HEADS)) + layer * 2 * KV_HEADS
         actual = gqa_decode_attention(q, pool, rows, mask, keys=12, scale=SCALE)
 
         for row, length in enumerate(lengths):
@@ -37,7 +37,7 @@ def test_every_sequence_attends_to_its_own_tokens_only() -> None:
 def test_a_lone_block_is_read_up_to_its_keys() -> None:
     pool = torch.randn(3, 1, 2, KV_HEADS, BLOCK_TOKENS, DIM, generator=torch.Generator().manual_seed(6))
     q = torch.randn(1, HEADS, DIM, generator=torch.Generator().manual_seed(7))
-    rows = table_block_rows(torch.tensor([[2]], dtype=torch.int32), 1, 2 * KV_HEADS).flatten()
+    rows = keys_then_values(table_block_rows(torch.tensor([[2]], dtype=torch.int32), 1, 2 * KV_HEADS))
 
     actual = gqa_decode_attention(q, pool, rows, None, keys=3, scale=SCALE)
 

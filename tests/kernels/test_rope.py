@@ -29,14 +29,15 @@ def test_interleaved_pairs_are_neighbours(dtype: torch.dtype) -> None:
     torch.testing.assert_close(x, torch.tensor(expected).to(dtype))
 
 
-def test_half_pairs_are_half_a_head_apart() -> None:
-    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_half_pairs_are_half_a_head_apart(dtype: torch.dtype) -> None:
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(1)).to(dtype)
     pairs = [[turned(row[p], row[p + 2], ANGLES[t][p]) for p in range(2)] for t, row in enumerate(x.tolist())]
     expected = [[first for first, _ in row] + [second for _, second in row] for row in pairs]
 
-    rope_halves_(x, TURNS.real, TURNS.imag)
+    rope_halves_(x, TURNS)
 
-    torch.testing.assert_close(x, torch.tensor(expected))
+    torch.testing.assert_close(x, torch.tensor(expected).to(dtype))
 
 
 def test_all_heads_of_a_token_turn_alike_and_a_slice_leaves_the_rest() -> None:

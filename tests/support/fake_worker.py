@@ -31,6 +31,7 @@ from baton.engine.runner import LaunchedStep, ModelRunner
 from baton.engine.scheduler import Scheduler
 from baton.engine.staging import DecodeStaging, PrefillStaging
 from baton.engine.step import Step
+from baton.engine.threads import ComputeThreads
 from baton.kvtransfer.params import KvTransferParams
 from baton.kvtransfer.service import TransferEvent
 from baton.prefill_worker.scheduler import OfferedBy, PrefillScheduler
@@ -157,7 +158,7 @@ class FakeWorker:
             bucket_of=Buckets(default_bucket_sizes(limits.max_num_seqs)),
         )
         prefill_staging = PrefillStaging(limits.max_batched_tokens, block_tokens, torch.device("cpu"))
-        return ModelRunner(model, kv, prefill_staging, decode_staging)
+        return ModelRunner(model, kv, prefill_staging, decode_staging, ComputeThreads(1, 1))
 
     def _scheduler(self, kind: str, limits: Limits, cache: KvCache) -> Scheduler:
         if kind == "decode":

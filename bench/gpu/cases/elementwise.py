@@ -88,7 +88,7 @@ def halves_rope(make: Inputs, tokens: int, heads: int, dim: int, dtype: torch.dt
         operation=rope_halves_,
         shape=f"{tokens} x {heads} x {dim}",
         format=dtype,
-        arguments=(x, turns.real, turns.imag),
+        arguments=(x, turns),
         results=changed,
         bytes=2 * size(x) + size(turns),
     )

@@ -1,0 +1,45 @@
+"""Prompts get all threads, decode steps one fewer, unless the configuration says otherwise."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from baton.engine.config import Role, WorkerConfig
+from baton.engine.threads import ComputeThreads
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def config(**changes: object) -> WorkerConfig:
+    return WorkerConfig(model="m", role=Role.DECODE, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("configured", "decode"), [(1, 1), (2, 1), (8, 7)])
+def test_decode_leaves_a_thread_to_the_frontend_where_there_are_several(configured: int, decode: int) -> None:
+    assert ComputeThreads.of(config(threads=configured)) == ComputeThreads(configured, decode)
+
+
+def test_decode_threads_can_be_chosen() -> None:
+    assert ComputeThreads.of(config(threads=2, decode_threads=2)) == ComputeThreads(2, 2)
+
+
+def test_without_a_word_on_it_torch_chooses() -> None:
+    torch.set_num_threads(3)
+
+    assert ComputeThreads.of(config()) == ComputeThreads(3, 2)
+
+
+def test_each_phase_computes_with_its_own_threads() -> None:
+    threads = ComputeThreads(3, 2)
+
+    threads.use_for_prompts()
+    assert torch.get_num_threads() == 3
+
+    threads.use_for_decode()
+    assert torch.get_num_threads() == 2
