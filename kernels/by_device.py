@@ -9,18 +9,24 @@ torch without CUDA leaves the marked function as it was, so a CPU worker pays no
 What is more than one operation, such as the way of a step through a layer, asks `serves` where it is put
 together: a GPU wants shapes that no data decides, a CPU the least work.
 
+Where a package with a faster form is installed, an adapter of `adapters/` stands before the launcher; it
+hands over what the package does not take.
+
 The launchers take CPU tensors too where Triton's interpreter runs them (TRITON_INTERPRET=1), which is how
 `tests/kernels` compares each with its reference. `force_triton`, called before anything else of this folder
 is imported, sends every call to them, so that whole models run as they would on a GPU. Functions without the
 mark are made of torch operations that run anywhere.
 """
 
+import logging
 from collections.abc import Callable
 from functools import lru_cache, wraps
 from importlib import import_module
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+
+logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,8 +51,10 @@ def by_device(reference: Callable[P, R]) -> Callable[P, R]:
     @wraps(reference)
     def dispatched(*args: P.args, **kwargs: P.kwargs) -> R:
         first: Any = args[0]
-        if serves((first[0] if isinstance(first, tuple) else first).device):
-            result: R = launcher(reference)(*args, **kwargs)
+        device = (first[0] if isinstance(first, tuple) else first).device
+        if serves(device):
+            form = fastest if device.type == "cuda" else launcher
+            result: R = form(reference)(*args, **kwargs)
             return result
         return reference(*args, **kwargs)
 
@@ -58,6 +66,33 @@ def launcher(operation: Callable[..., Any]) -> Callable[..., Any]:
     """Return the Triton launcher of an operation."""
     found: Callable[..., Any] = getattr(import_module(f"{operation.__module__}_triton"), operation.__name__)
     return found
+
+
+ADAPTERS = {
+    "attend": ("flashinfer", "flashinfer_attention"),
+    "grouped_gemm_fp8": ("deep_gemm", "deep_gemm"),
+    "grouped_gemm_fp8_masked": ("deep_gemm", "deep_gemm"),
+    "linear_fp8": ("deep_gemm", "deep_gemm"),
+    "mla_paged_decode": ("flash_mla", "flash_mla"),
+}
+"""The package with another form of an operation, and the file of `adapters/` that calls it"""
+
+
+@lru_cache
+def fastest(operation: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the adapter of an operation whose package can be imported, else its Triton launcher."""
+    triton = launcher(operation)
+    package, file = ADAPTERS.get(operation.__name__, (None, None))
+    if package is None:
+        return triton
+    try:
+        found = import_module(package)
+    except ImportError:
+        return triton
+    logger.info("%s runs by %s", operation.__name__, package)
+    adapt = getattr(import_module(f".adapters.{file}", __package__), operation.__name__)
+    adapted: Callable[..., Any] = adapt(found, triton)
+    return adapted
 
 
 def reference(operation: Callable[P, R]) -> Callable[P, R]:
