@@ -3,6 +3,7 @@
 python -m baton.bench.gpu                    on a GPU; results go to bench/gpu/results/
 python -m baton.bench.gpu --parts kernels    only some of: kernels, decode, prefill
 python -m baton.bench.gpu --dry              no GPU: every path once, small, through Triton's interpreter
+python -m baton.bench.gpu --table            no GPU: bench/KERNELS.md, every kernel's error by number format
 python -m baton.bench.gpu --compile          no GPU: compile every kernel for Hopper, list what each takes
 """
 
@@ -25,17 +26,22 @@ def main() -> int:
     alone = parser.add_mutually_exclusive_group()
     alone.add_argument("--dry", action="store_true", help="through the interpreter, no figures")
     alone.add_argument("--compile", action="store_true", help="compile for Hopper, run nothing")
+    alone.add_argument("--table", action="store_true", help="through the interpreter, write bench/KERNELS.md")
     options = parser.parse_args()
     if options.compile:
         from .compile_table import print_table  # noqa: PLC0415 - before it, triton may not be imported
 
         return print_table()
-    if options.dry:
+    if options.dry or options.table:
         os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported, which `run` does
         torch.set_num_threads(1)
     elif not torch.cuda.is_available():
         print("gpu: no GPU here; --dry or --compile work without one", file=sys.stderr)
         return 2
+    if options.table:
+        from .kernel_page import write_page  # noqa: PLC0415
+
+        return write_page()
     from .run import run  # noqa: PLC0415
 
     return run(dry=options.dry, parts=options.parts, results=options.results)
