@@ -28,6 +28,7 @@ from .messages import (
     CheckIntegrity,
     ConnectPeer,
     EngineStats,
+    ExpertBalance,
     FailureKind,
     FrontendMessage,
     Generate,
@@ -62,9 +63,15 @@ class Pace(Protocol):
     def may_end(self) -> bool:
         """Tell whether a loop that has nothing left to do may end; asking is the wish to."""
 
+    @property
+    def expert_balance(self) -> ExpertBalance | None:
+        """How even the load of experts is over ranks, where they are placed by it."""
+
 
 class OwnPace:
     """Computes whenever there is something to compute."""
+
+    expert_balance: ExpertBalance | None = None
 
     def is_due(self, step: Step) -> bool:
         """Tell whether the step has content."""
@@ -276,7 +283,7 @@ class EngineLoop:
 
     def _send_stats(self) -> None:
         self._stats_at = self._clock()
-        stats = engine_stats(self._scheduler, self._service)
+        stats = engine_stats(self._scheduler, self._service, self._pace.expert_balance)
         if stats != self._sent_stats:
             self._sent_stats = stats
             self._inbox.send(stats)

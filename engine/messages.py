@@ -245,6 +245,15 @@ class EngineReady(msgspec.Struct, frozen=True, kw_only=True, tag="engine_ready")
     """Shared by the ranks that take every step together; none: a worker by itself."""
 
 
+class ExpertBalance(msgspec.Struct, frozen=True, kw_only=True):
+    """Mean over maximum of the ranks' loads with routed tokens, itself a mean over layers: 1 is even."""
+
+    measured: float
+    """In the window before experts were last placed."""
+    planned: float
+    """What that placement was to make of the same load."""
+
+
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True, tag="engine_stats"):
     """Gauges and counters since the start, sent at most every `stats_interval_s` and after idling begins."""
 
@@ -268,6 +277,8 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True, tag="engine_stats")
     kv_bytes_pulled: int
     peers: list[str]
     blocks: BlockCounts
+    expert_balance: ExpertBalance | None = None
+    """Absent before experts were placed by load."""
 
 
 class EngineFatal(msgspec.Struct, frozen=True, kw_only=True, tag="engine_fatal"):

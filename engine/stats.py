@@ -1,11 +1,13 @@
 """The engine's gauges and counters, as one message. Pure."""
 
 from ..kvtransfer.service import TransferService
-from .messages import EngineStats
+from .messages import EngineStats, ExpertBalance
 from .scheduler import Scheduler
 
 
-def engine_stats(scheduler: Scheduler, service: TransferService) -> EngineStats:
+def engine_stats(
+    scheduler: Scheduler, service: TransferService, balance: ExpertBalance | None = None
+) -> EngineStats:
     """Return how the engine stands now and what it has counted since its start."""
     roster, counters = scheduler.roster, scheduler.counters
     blocks = scheduler.cache.pool.counts()
@@ -30,4 +32,5 @@ def engine_stats(scheduler: Scheduler, service: TransferService) -> EngineStats:
         kv_bytes_pulled=counters.kv_bytes_pulled,
         peers=service.peers(),
         blocks=blocks,
+        expert_balance=balance,
     )

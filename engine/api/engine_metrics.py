@@ -56,6 +56,10 @@ def _baton_metrics(model: str, stats: EngineStats) -> Iterator[Metric]:
     yield _gauge("baton_leases", "Leases held for decode workers.", model, stats.leases)
     yield _gauge("baton_pulls", "Pulls under way.", model, stats.pulls)
     yield _gauge("baton_peers", "Workers shaken hands with.", model, len(stats.peers))
+    if stats.expert_balance is not None:
+        balance = msgspec.structs.asdict(stats.expert_balance)
+        text = "Mean over maximum of the ranks' expert load."
+        yield _gauges("baton_expert_balancedness", text, model, "when", balance)
     yield _counter("baton_steps", "Engine steps.", model, stats.steps)
     yield _counter("baton_kv_bytes_pulled", "KV bytes pulled.", model, stats.kv_bytes_pulled)
     yield _counters("baton_pulls_failed", "Failed pulls by reason.", model, "reason", stats.pulls_failed)

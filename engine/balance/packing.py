@@ -99,8 +99,12 @@ def rank_loads(loads: Loads, experts_of_slot: Sequence[int], ranks: int) -> Load
 
 
 def balancedness(loads: Loads, experts_of_slot: Sequence[int], ranks: int) -> float:
-    """Return mean over maximum of the ranks' loads: 1 is even; without load it is."""
-    by_rank = rank_loads(loads, experts_of_slot, ranks)
+    """Return the evenness of the ranks' loads when replicas share their expert's evenly."""
+    return evenness(rank_loads(loads, experts_of_slot, ranks))
+
+
+def evenness(by_rank: Loads) -> float:
+    """Return mean over maximum: 1 is even; without load it is."""
     return float(by_rank.mean() / by_rank.max()) if by_rank.max() > 0 else 1.0
 
 

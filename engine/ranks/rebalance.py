@@ -1,6 +1,6 @@
 """Moves experts to where load is even, a layer at a time between steps, while the ranks serve.
 
-1. For a window before the moment, layers count the tokens of each expert, on every rank.
+1. For a window before the moment, layers count the tokens of each slot, on every rank.
 2. The ranks add their counts up, so each computes the same placements.
 3. After each of the following steps one layer is moved: weights that are new to a slot travel into a side
    buffer, then all ranks put them into the slots and change the layer's table.
@@ -15,14 +15,17 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import msgspec
+import numpy as np
 import torch
+from msgspec.structs import astuple
 from torch import Tensor
 
 from ...kernels.moe.collectives import Collectives
 from ...kernels.moe.experts import ExpertWeights
 from ...kernels.moe.replicas import ReplicaTable
-from ..balance.packing import Cluster, balancedness, keep_in_place, place
+from ..balance.packing import Cluster, balancedness, evenness, keep_in_place, place
 from ..config import RanksConfig
+from ..messages import ExpertBalance
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +76,8 @@ class Rebalancer:
         self._window = config.balance_window_steps
         self._steps = 0
         self._pending: deque[tuple[ReplicatedLayer, ReplicaTable, list[int]]] = deque()
-        self.balancedness: tuple[float, float] | None = None
-        """Mean over maximum of the ranks' loads at the last placement: as it was, and as planned."""
+        self.balance: ExpertBalance | None = None
+        """Known from the first placement on."""
 
     @contextlib.contextmanager
     def uncounted(self) -> Iterator[None]:
@@ -101,16 +104,18 @@ class Rebalancer:
     def _plan(self) -> None:
         counted = torch.stack([table.load for _, table in self._layers])
         self._collectives.add_up(counted)
-        before, after = [], []
+        measured, planned = [], []
         for (layer, table), row in zip(self._layers, counted.cpu(), strict=True):
-            loads, old = row.double().numpy(), table.experts_of_slot
+            of_slot, old = row.double().numpy(), table.experts_of_slot
+            loads = np.asarray(np.bincount(old, of_slot), dtype=np.float64)
             new = keep_in_place(place(loads, self._cluster), old, self._cluster.ranks)
-            before.append(balancedness(loads, old, self._cluster.ranks))
-            after.append(max(before[-1], balancedness(loads, new, self._cluster.ranks)))
-            if after[-1] > before[-1]:
+            before, after = (balancedness(loads, each, self._cluster.ranks) for each in (old, new))
+            measured.append(evenness(of_slot.reshape(self._cluster.ranks, -1).sum(1)))
+            planned.append(max(before, after))
+            if after > before:
                 self._pending.append((layer, table, new))
-        self.balancedness = (_mean(before), _mean(after))
-        logger.info("balancedness of experts over ranks: %.3f, planned %.3f", *self.balancedness)
+        self.balance = ExpertBalance(measured=_mean(measured), planned=_mean(planned))
+        logger.info("balancedness of experts over ranks: %.3f, planned %.3f", *astuple(self.balance))
 
     def _move(self, layer: ReplicatedLayer, table: ReplicaTable, new: list[int]) -> None:
         moves = moves_between(table.experts_of_slot, new, self._cluster.ranks)

@@ -13,7 +13,7 @@ from ...kernels.moe.phases import PhasedMoe
 from ...kvtransfer.layout import KvLayout
 from ..batch import DecodeBatch, PrefillBatch
 from ..config import OverlapConfig
-from ..messages import Generate, SamplingParams
+from ..messages import ExpertBalance, Generate, SamplingParams
 from ..models import Model
 from ..models.config import ModelConfig
 from ..runner import Flight, LaunchedStep, StepRunner
@@ -143,6 +143,11 @@ class LockstepRunner:
         """Ask to end; true once every rank has asked and none has work."""
         self._wants_to_end = True
         return self._lockstep.pulse is Pulse.ENDED
+
+    @property
+    def expert_balance(self) -> ExpertBalance | None:
+        """How even the load of experts is over ranks."""
+        return self._model.rebalancer.balance
 
     def launch(self, step: Step) -> Flight:
         """Agree, then begin what the agreement says."""

@@ -1,4 +1,4 @@
-"""From experts to the slots that hold them: replicas share an expert's tokens by a hash of the token's place.
+"""From experts to the slots that hold them: replicas share an expert's tokens by a hash of their number.
 
 The table is changed in place, so that a captured graph and every layer see a new placement at once.
 """
@@ -20,9 +20,10 @@ class ReplicaTable:
         most = slots - experts + 1
         self._slots = torch.zeros(experts, most, dtype=torch.int64, device=device)
         self._counts = torch.ones(experts, dtype=torch.int64, device=device)
-        self._offset = offset
-        self.load = torch.zeros(experts, dtype=torch.int64, device=device)
-        """Tokens by expert since someone set it to zero."""
+        self._first = torch.tensor(offset, device=device)
+        """Number of the next token; it runs on, so that few rows a step still reach all replicas."""
+        self.load = torch.zeros(slots, dtype=torch.int64, device=device)
+        """Tokens by slot since the placement, or since someone set it to zero."""
         self.is_counting = True
         """Off while tokens that nobody asked for are computed."""
         self.experts_of_slot: tuple[int, ...] = ()
@@ -38,6 +39,7 @@ class ReplicaTable:
         rows = [slots + [slots[0]] * (most - len(slots)) for slots in slots_of]
         self._slots.copy_(torch.tensor(rows))
         self._counts.copy_(torch.tensor([len(slots) for slots in slots_of]))
+        self.load.zero_()
 
     def slots_of(self, ids: Tensor) -> Tensor:
         """Choose a slot for each routed pair and count the pair.
@@ -47,9 +49,11 @@ class ReplicaTable:
         """
         routed = ids >= 0
         experts = ids.clamp(min=0)
-        if self.is_counting:
-            self.load.index_add_(0, experts.flatten(), routed.flatten().long())
-        places = torch.arange(self._offset, self._offset + ids.shape[0], device=ids.device)
-        hashes = ((places * KNUTH) & 0xFFFFFFFF) >> 16
+        numbers = self._first + torch.arange(ids.shape[0], device=ids.device)
+        self._first.add_(ids.shape[0])
+        hashes = ((numbers * KNUTH) & 0xFFFFFFFF) >> 16
         replica = hashes.unsqueeze(1) % self._counts[experts]
-        return torch.where(routed, self._slots[experts, replica], -1)
+        slots = self._slots[experts, replica]
+        if self.is_counting:
+            self.load.index_add_(0, slots.flatten(), routed.flatten().long())
+        return torch.where(routed, slots, -1)

@@ -27,6 +27,7 @@ from baton.engine.messages import (
     EngineMessage,
     EngineReady,
     EngineStats,
+    ExpertBalance,
     FailureKind,
     FinishReason,
     FirstToken,
@@ -348,6 +349,7 @@ def stats() -> EngineStats:
         kv_bytes_pulled=8192,
         peers=[PEER],
         blocks=BLOCKS,
+        expert_balance=ExpertBalance(measured=0.5, planned=0.875),
     )
 
 

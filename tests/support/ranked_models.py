@@ -1,5 +1,6 @@
 """Models whose experts are spread over ranks, driven to greedy tokens; processes import it by name."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from baton.engine.config import RanksConfig
+from baton.engine.messages import ExpertBalance
 from baton.engine.models import Model
 from baton.engine.models.architectures import read_model_config
 from baton.engine.models.loading import load
@@ -23,7 +25,7 @@ from .driver import Driver, Sequence
 from .moe_cases import owned_by
 from .ranked_moe import BACKENDS
 
-DECODE_ROWS = 4
+DECODE_ROWS = 8
 """What the ranks agree on; each has fewer sequences."""
 
 PAIRINGS = {
@@ -117,35 +119,51 @@ def _prefill_without_logits(driver: RankDriver, rank: int) -> tuple[int, ...]:
 
 
 class BalancedDriver(RankDriver):
-    """Moves experts after its steps."""
+    """Moves experts after its steps and keeps what each placement found."""
 
     def __init__(self, model: Model, moe: PhasedMoe, rebalancer: Rebalancer) -> None:
         super().__init__(model, moe)
         self._rebalancer = rebalancer
+        self.found: list[ExpertBalance] = []
 
     def prefill(self, chunks: list[tuple[Sequence, int]]) -> Tensor:
         logits = super().prefill(chunks)
-        self._rebalancer.after_step()
+        self._after_step()
         return logits
 
     def decode(self, sequences: list[Sequence], *, bucket: int | None = None) -> Tensor:
         logits = super().decode(sequences, bucket=bucket)
-        self._rebalancer.after_step()
+        self._after_step()
         return logits
+
+    def _after_step(self) -> None:
+        self._rebalancer.after_step()
+        balance = self._rebalancer.balance
+        if balance is not None and (not self.found or balance is not self.found[-1]):
+            self.found.append(balance)
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What one rank saw of experts that moved."""
+
+    tokens: list[list[int]]
+    tables: list[tuple[int, ...]]
+    found: list[ExpertBalance]
 
 
 def greedy_tokens_while_moving(
-    group: dist.ProcessGroup, folder: Path, count: int, redundant: int
-) -> tuple[list[list[int]], list[tuple[int, ...]], tuple[float, float] | None]:
-    """Tokens of this rank's prompts, the placements at the end, and the balancedness before and after."""
+    group: dist.ProcessGroup, folder: Path, count: int, redundant: int, interval: int
+) -> Moved:
+    """Generate from this rank's prompts while experts are placed anew every `interval` steps."""
     shape = read_model_config(folder)
     ranks = RanksConfig(
         rank=group.rank(),
         size=group.size(),
         port=0,
         redundant_experts=redundant,
-        balance_interval_steps=5,
-        balance_window_steps=5,
+        balance_interval_steps=interval,
+        balance_window_steps=interval,
     )
     collectives = TorchCollectives(group, torch.device("cpu"))
     share = (shape.moe.num_experts + redundant) // group.size()
@@ -161,6 +179,6 @@ def greedy_tokens_while_moving(
     )
     rebalancer = Rebalancer(model.moe_layers, collectives, cluster_of(ranks, shape), ranks)
     driver = BalancedDriver(model, moe, rebalancer)
-    tokens = driver.generate([driver.sequence(p) for p in prompts_of(group.rank())], count)
+    tokens = driver.generate([driver.sequence(p) for p in several_each(group.rank())], count)
     tables = [layer.replicas.experts_of_slot for layer in model.moe_layers if layer.replicas is not None]
-    return tokens, tables, rebalancer.balancedness
+    return Moved(tokens, tables, driver.found)

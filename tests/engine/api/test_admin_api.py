@@ -103,6 +103,8 @@ async def test_metrics_carry_the_names_that_routers_scrape(served: Served) -> No
     assert value("vllm:request_success_total", finished_reason="length") == 1
     assert value("baton_blocks", state="free") == 60
     assert value("baton_pulls_failed_total", reason="checksum") == 9
+    assert value("baton_expert_balancedness", when="measured") == 0.5
+    assert value("baton_expert_balancedness", when="planned") == 0.875
     assert value("baton_http_requests_total", path="/v1/completions", status="200") == 1
 
 

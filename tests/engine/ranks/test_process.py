@@ -3,15 +3,25 @@
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from baton.engine.config import KvTransferConfig, RanksConfig, Role, Transport, WorkerConfig
-from baton.engine.messages import EngineFatal, Generate, Loading, RequestDone, SamplingParams, Shutdown
+from baton.engine.messages import (
+    EngineFatal,
+    EngineStats,
+    Generate,
+    Loading,
+    RequestDone,
+    SamplingParams,
+    Shutdown,
+)
 from baton.engine.models import load_model
 from support.checkpoints import make_deepseek_v3
 from support.driver import Driver
 from support.engine_processes import EngineUnderTest
+from support.skewed import make_skewed
 
 PROMPTS = [[(i * k + 3 * k + 5) % 200 + 3 for i in range(n)] for k, n in enumerate((70, 3, 33, 16), 1)]
 NEW_TOKENS = 8
@@ -36,20 +46,21 @@ def free_port() -> int:
 class RanksUnderTest:
     """Engines of one group."""
 
-    def __init__(self, model: Path, size: int, folder: Path) -> None:
+    def __init__(self, model: Path, size: int, folder: Path, **settings: Any) -> None:
         port = free_port()
         self.engines = [
             EngineUnderTest(
                 WorkerConfig(
                     model=str(model),
                     role=Role.DECODE,
-                    num_blocks=65,
+                    num_blocks=129,
                     block_tokens=8,
                     max_batched_tokens=32,
                     max_num_seqs=8,
                     threads=1,
+                    stats_interval_s=0.05,
                     kv_transfer=KvTransferConfig(transport=Transport.SOCKET),
-                    ranks=RanksConfig(rank=rank, size=size, port=port, timeout_s=25.0),
+                    ranks=RanksConfig(rank=rank, size=size, port=port, timeout_s=25.0, **settings),
                 ),
                 folder / str(rank),
             )
@@ -61,6 +72,17 @@ class RanksUnderTest:
     def close(self) -> None:
         for engine in self.engines:
             engine.close()
+
+
+BALANCING = {"redundant_experts": 3, "balance_interval_steps": 24, "balance_window_steps": 24}
+
+
+@pytest.fixture
+def balancing(tmp_path: Path) -> Iterator[RanksUnderTest]:
+    """Two ranks of a model with a favourite expert."""
+    group = RanksUnderTest(make_skewed(tmp_path / "skewed"), 2, tmp_path, **BALANCING)
+    yield group
+    group.close()
 
 
 @pytest.fixture
@@ -102,6 +124,36 @@ def test_ranks_serve_one_engines_tokens_and_end_together(
     for engine in ranks.engines:
         engine.send(Shutdown(grace_s=10.0))
     assert [engine.exit_status() for engine in ranks.engines] == [0, 0]
+
+
+def test_ranks_even_their_experts_load_out_while_they_serve_and_say_so(
+    balancing: RanksUnderTest, tmp_path: Path
+) -> None:
+    driver, tokens = Driver(load_model(tmp_path / "skewed")), 90
+    expected = driver.generate([driver.sequence(prompt) for prompt in PROMPTS], tokens)
+    for engine in balancing.engines:
+        engine.ready()
+
+    for engine in balancing.engines:
+        for index, prompt in enumerate(PROMPTS):
+            ask(engine, str(index), prompt, tokens)
+
+    for engine in balancing.engines:
+        assert [answer(engine, str(index)) for index in range(len(PROMPTS))] == expected
+        found = [
+            engine.wait_for(EngineStats, is_placed),
+            engine.wait_for(EngineStats, lambda stats: is_placed(stats) and measured(stats) >= 1 / 1.15),
+        ]
+        assert measured(found[0]) < 1 / 1.15
+
+
+def is_placed(stats: EngineStats) -> bool:
+    return stats.expert_balance is not None
+
+
+def measured(stats: EngineStats) -> float:
+    assert stats.expert_balance is not None
+    return stats.expert_balance.measured
 
 
 def test_a_rank_that_is_killed_brings_its_group_down_by_name(ranks: RanksUnderTest) -> None:
