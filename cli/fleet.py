@@ -22,8 +22,9 @@ class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     prefill: int
     decode: int
-    group_ports: Mapping[ChildKind, int] = {}
-    """Where workers of a kind meet that are ranks of one group, sharing the model's experts."""
+    group_ports: Mapping[ChildKind, tuple[int, ...]] = {}
+    """Where workers of a kind meet that are ranks: a port for each group that shares the model's experts.
+    A group's workers are neighbours by number."""
     worker_flags: tuple[str, ...] = ()
     """Flags every worker gets."""
     proxy_flags: tuple[str, ...] = ()
@@ -96,8 +97,11 @@ def _rank_flags(plan: FleetPlan, name: str) -> list[str]:
     kind = plan.workers[name]
     if kind not in plan.group_ports:
         return []
-    ranks = [other for other, its_kind in plan.workers.items() if its_kind is kind]
-    settings = {"rank": ranks.index(name), "size": len(ranks), "port": plan.group_ports[kind]}
+    ports = plan.group_ports[kind]
+    workers = [other for other, its_kind in plan.workers.items() if its_kind is kind]
+    size = len(workers) // len(ports)
+    group, rank = divmod(workers.index(name), size)
+    settings = {"rank": rank, "size": size, "port": ports[group]}
     return [flag for key, value in settings.items() for flag in ("--set", f"ranks.{key}={value}")]
 
 

@@ -58,10 +58,10 @@ def up(
     prefill: Annotated[int, typer.Option(min=0, help="Prefill workers.")] = 1,
     decode: Annotated[int, typer.Option(min=1, help="Decode workers.")] = 1,
     prefill_ranks: Annotated[
-        int | None, typer.Option(min=1, help="Prefill workers that share the experts, instead of --prefill.")
+        int | None, typer.Option(min=1, help="Ranks of each prefill worker, sharing the experts.")
     ] = None,
     decode_ranks: Annotated[
-        int | None, typer.Option(min=1, help="Decode workers that share the experts, instead of --decode.")
+        int | None, typer.Option(min=1, help="Ranks of each decode worker, sharing the experts.")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads a worker; its share of the cores.")] = None,
     worker_config: Annotated[Path | None, typer.Option(help="YAML file of every worker's settings.")] = None,
@@ -85,8 +85,8 @@ def up(
 
     if not (model / "config.json").is_file():
         _fail(f"--model {model}: no config.json in there")
-    groups = {ChildKind.PREFILL: prefill_ranks, ChildKind.DECODE: decode_ranks}
-    prefill, decode = prefill_ranks or prefill, decode_ranks or decode
+    groups = {ChildKind.PREFILL: (prefill, prefill_ranks), ChildKind.DECODE: (decode, decode_ranks)}
+    prefill, decode = prefill * (prefill_ranks or 1), decode * (decode_ranks or 1)
     fair_share = max((os.cpu_count() or 1) // (prefill + decode), 1)
     worker_flags = ["--threads", str(threads or fair_share)]
     worker_flags += ["--config", str(worker_config)] if worker_config else []
@@ -97,7 +97,11 @@ def up(
         port=port,
         prefill=prefill,
         decode=decode,
-        group_ports={kind: free_port() for kind, ranks in groups.items() if ranks is not None},
+        group_ports={
+            kind: tuple(free_port() for _ in range(count))
+            for kind, (count, ranks) in groups.items()
+            if ranks is not None
+        },
         worker_flags=(*worker_flags, *_repeat("--set", [f"drain_grace_s={drain_s}", *(set_ or [])])),
         proxy_flags=_repeat(
             "--set", [f"drain_grace_s={drain_s}", f"processes={proxy_processes}", *(proxy_set or [])]

@@ -44,12 +44,20 @@ def test_a_new_worker_takes_a_free_loopback_port() -> None:
 
 
 def test_ranks_of_a_group_are_told_their_number_and_where_to_meet() -> None:
-    plan = msgspec.structs.replace(PLAN, group_ports={ChildKind.PREFILL: 4100})
+    plan = msgspec.structs.replace(PLAN, group_ports={ChildKind.PREFILL: (4100,)})
 
     assert worker_command(plan, "prefill-1", None, parent_pid=7)[-6:] == shlex.split(
         "--set ranks.rank=1 --set ranks.size=2 --set ranks.port=4100"
     )
     assert "ranks.rank=0" not in worker_command(plan, "decode-0", None, parent_pid=7)
+
+
+def test_ranks_of_different_groups_meet_in_different_places() -> None:
+    plan = msgspec.structs.replace(PLAN, prefill=4, group_ports={ChildKind.PREFILL: (4100, 4200)})
+
+    assert worker_command(plan, "prefill-2", None, parent_pid=7)[-6:] == shlex.split(
+        "--set ranks.rank=0 --set ranks.size=2 --set ranks.port=4200"
+    )
 
 
 def test_a_restarted_worker_takes_its_old_address() -> None:

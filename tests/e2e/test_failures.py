@@ -32,26 +32,38 @@ def pairs(
         yield running
 
 
-async def kill_under_load(fleet: RunningFleet, name: str) -> LoadResult:
-    """Kill a worker in the midst of a load that goes on until the worker serves again."""
+@pytest.fixture
+def groups(checkpoint: Callable[[str], Path], tmp_path: Path) -> Iterator[RunningFleet]:
+    """A prefill worker and two groups of two decode ranks."""
+    flags = ("--decode", "2", "--decode-ranks", "2", "--model", str(checkpoint("qwen3_moe")))
+    settings = ("--served-model-name", "tiny", *CHECKSUMS, *SMALL_POOL, *SHORT_LEASES)
+    with running_fleet(tmp_path / "log", *flags, *settings, start_timeout_s=180.0) as running:
+        yield running
+
+
+async def kill_under_load(
+    fleet: RunningFleet, name: str, *, most_s: float = 60.0, and_with_it: tuple[str, ...] = ()
+) -> LoadResult:
+    """Kill a worker in the midst of a load that goes on until it, and who ends with it, serve again."""
     plan = LoadPlan(
         url=fleet.url,
         model="tiny",
         streams=STREAMS,
-        duration_s=60.0,
+        duration_s=most_s,
         min_facts=1,
         max_facts=8,
         max_tokens=64,
         extra={"ignore_eos": True},
     )
     milestones, stop = Milestones(), asyncio.Event()
-    readies = fleet.count("ready", name)
+    readies = {each: fleet.count("ready", each) for each in (name, *and_with_it)}
     async with asyncio.TaskGroup() as tasks:
         load = tasks.create_task(run_load(plan, stop=stop, on_answer=milestones.on_answer))
         await milestones.more(2 * STREAMS)
         os.kill(fleet.pid(name), signal.SIGKILL)
-        await asyncio.to_thread(fleet.wait_for, "ready", name, times=readies + 1)
-        await served_by(name, milestones)
+        for each, times in readies.items():
+            await asyncio.to_thread(fleet.wait_for, "ready", each, times=times + 1, timeout_s=most_s)
+            await served_by(each, milestones)
         stop.set()
     return load.result()
 
@@ -78,6 +90,18 @@ async def test_a_killed_decode_worker_costs_its_own_streams_an_error_event(pairs
     assert [(answer.outcome, answer.detail) for answer in not_allowed] == []
     assert result.outcomes[Outcome.ERROR_EVENT] <= STREAMS
     assert await find_leaks(pairs.url, pairs.workers, settle_s=40.0) == []
+
+
+async def test_a_killed_rank_ends_its_group_which_serves_again_while_the_other_goes_on(
+    groups: RunningFleet,
+) -> None:
+    result = await kill_under_load(groups, "decode-1", most_s=180.0, and_with_it=("decode-0",))
+
+    not_allowed = result.failures(allowed={Outcome.ERROR_EVENT})
+    assert [(answer.outcome, answer.detail) for answer in not_allowed] == []
+    assert result.outcomes[Outcome.ERROR_EVENT] <= STREAMS
+    assert [groups.count("started", name) for name in ("decode-2", "decode-3")] == [1, 1]
+    assert await find_leaks(groups.url, groups.workers, settle_s=40.0) == []
 
 
 def test_an_interrupt_drains_and_leaves_no_process_behind(
