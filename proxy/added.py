@@ -18,13 +18,13 @@ def added_lines(
     head: AnswerHead, prefill: Worker | None, decode: Worker | None, request_id: str, *, keep_alive: bool
 ) -> bytes:
     """Return the header lines that a worker's answer gets on its way to the client."""
-    lines = []
+    lines = ""
     if prefill is not None:
-        lines.append(f"X-Baton-Prefill: {prefill.name}\r\n")
+        lines = f"X-Baton-Prefill: {prefill.name}\r\n"
     if decode is not None:
-        lines.append(f"X-Baton-Decode: {decode.name}\r\n")
+        lines += f"X-Baton-Decode: {decode.name}\r\n"
     if not head.has(b"x-request-id"):
-        lines.append(f"X-Request-Id: {request_id}\r\n")
+        lines += f"X-Request-Id: {request_id}\r\n"
     if not keep_alive and not head.has(b"connection"):
-        lines.append("Connection: close\r\n")
-    return "".join(lines).encode()
+        lines += "Connection: close\r\n"
+    return lines.encode()

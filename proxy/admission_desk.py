@@ -55,10 +55,10 @@ class AdmissionDesk:
         self._guests[ticket] = guest
         self._later(verdicts)
 
-    def release(self, ticket: Ticket) -> None:
+    def release(self, ticket: Ticket, now: float) -> None:
         """The request is over, started or not."""
         self._guests.pop(ticket, None)
-        self._later(self._admission.release(ticket, self._loop.time()))
+        self._later(self._admission.release(ticket, now))
 
     def rearm(self) -> None:
         """Set the timer to when admission wants it."""

@@ -2,18 +2,27 @@
 
 
 class AnswerHead:
-    """Status line and headers, as bytes."""
+    """Status line and headers, as bytes. What only some legs ask of it is looked for when they ask."""
 
-    __slots__ = ("_lower", "chunked", "event_stream", "keep_alive", "raw", "status")
+    __slots__ = ("_found", "keep_alive", "raw", "status")
 
     def __init__(self, raw: bytes, status: int, *, keep_alive: bool) -> None:
         """`raw` ends with the blank line; `keep_alive` is what the parser makes of it."""
         self.raw = raw
         self.status = status
-        self._lower = lower = raw.lower()
-        self.chunked = b"\r\ntransfer-encoding:" in lower
-        self.event_stream = b"\r\ncontent-type: text/event-stream" in lower
         self.keep_alive = keep_alive
+        """Whether its connection can carry another answer: no body that ends with it, and no `close`."""
+        self._found: bytes | None = None
+
+    @property
+    def chunked(self) -> bool:
+        """Whether the body comes in chunks."""
+        return self.has(b"transfer-encoding")
+
+    @property
+    def event_stream(self) -> bool:
+        """Whether the body is one of server-sent events."""
+        return b"\r\ncontent-type: text/event-stream" in self._lower
 
     @property
     def ends_by_close(self) -> bool:
@@ -23,7 +32,13 @@ class AnswerHead:
     @property
     def lets_client_stay(self) -> bool:
         """Whether the client's connection can carry another answer after this one."""
-        return self.keep_alive and not self.ends_by_close
+        return self.keep_alive
+
+    @property
+    def _lower(self) -> bytes:
+        if self._found is None:
+            self._found = self.raw.lower()
+        return self._found
 
     def has(self, name: bytes) -> bool:
         """Whether a header stands in it; `name` in lower case."""

@@ -6,7 +6,6 @@ thus the worker's to judge. No I/O.
 """
 
 import json
-from dataclasses import dataclass
 
 import msgspec
 
@@ -15,7 +14,7 @@ from .usage import NO_USAGE, Usage, account_of
 
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _encode = msgspec.json.Encoder().encode
-_text = msgspec.json.Decoder(str)
+_name: msgspec.json.Decoder[str | None] = msgspec.json.Decoder(str | None)
 _number = msgspec.json.Decoder(int)
 _items = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -27,7 +26,13 @@ ASK_FOR_KV = msgspec.Raw(
 )
 PREFILL_DROPS = ("stream_options", "min_tokens", "best_of")
 """Fields that contradict one token unstreamed; the decode leg validates and applies them."""
+SPLICED_BYTES = 16 * 1024
+"""A body from this size on is sent in pieces; of a smaller one a copy costs less."""
 TEXT_BYTES_PER_TOKEN = 4
+_LIMITS = ("max_completion_tokens", "max_tokens")
+_FIRST_ITEM_BYTES = 16
+_PROMPTS = (b'"', b"[", b"{")
+"""How the first item of a list of prompts begins."""
 EXPLAINED_BYTES = 1024 * 1024
 """A longer bad body is refused without looking for the field at fault."""
 
@@ -65,27 +70,20 @@ class RequestBody:
     def model(self) -> str | None:
         """Return the model's name. Raises `BodyError` unless it is a string or absent."""
         raw = self._fields.get("model")
-        if raw is None or bytes(raw) == b"null":
+        if raw is None:
             return None
         try:
-            return _text.decode(raw)
+            return _name.decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise BodyError(bad_request("model must be a string", param="model")) from error
 
-    def prompt(self) -> memoryview:
+    def prompt(self) -> bytes:
         """Return the bytes of the messages or the prompt, empty if there are none."""
-        return memoryview(self._fields.get("messages") or self._fields.get("prompt") or b"")
-
-    def prompt_tokens(self) -> int:
-        """Estimate the prompt's length in tokens."""
-        raw = self.prompt()
-        if _is_array(raw) and _first_item(raw) in b"0123456789":
-            return bytes(raw).count(b",") + 1
-        return len(raw) // TEXT_BYTES_PER_TOKEN + 1
+        return bytes(self._fields.get("messages") or self._fields.get("prompt") or b"")
 
     def output_tokens(self, guess: int) -> int:
         """Estimate the answer's length: the client's limit, or `guess`."""
-        for name in ("max_completion_tokens", "max_tokens"):
+        for name in _LIMITS:
             limit = self._number(name)
             if limit is not None and limit > 0:
                 return limit
@@ -97,12 +95,15 @@ class RequestBody:
 
     def decode_only(self) -> bool:
         """Whether no KV hand-over can stand for the request: many prompts, logprobs of the prompt."""
-        if self._says("prompt_logprobs") or (self._says("echo") and self._says("logprobs")):
+        fields = self._fields
+        if "prompt_logprobs" in fields and self._says("prompt_logprobs"):
             return True
-        return self.prompt_count() not in (None, 1)
+        if "echo" in fields and self._says("echo") and self._says("logprobs"):
+            return True
+        return "prompt" in fields and self.prompt_count() not in (None, 1)
 
-    def for_prefill(self) -> bytes:
-        """Return the prefill leg's body: one token, unstreamed, and the KV kept for a decode worker."""
+    def for_prefill(self) -> list[bytes | memoryview]:
+        """Return the prefill leg's body in pieces: one token, unstreamed, the KV kept for a decode worker."""
         fields = dict(self._fields)
         for name in PREFILL_DROPS:
             fields.pop(name, None)
@@ -112,7 +113,12 @@ class RequestBody:
                 fields[name] = ONE
         fields["stream"] = FALSE
         fields[KV_FIELD] = ASK_FOR_KV
-        return _encode(fields)
+        messages = fields.get("messages")
+        if messages is None or len(self._raw) < SPLICED_BYTES:
+            return [_encode(fields)]
+        # Nearly all of it goes out as it lies in the client's bytes.
+        del fields["messages"]
+        return [b'{"messages":', memoryview(messages), b"," + _encode(fields)[1:]]
 
     def for_decode(self, kv: msgspec.Raw | None) -> list[bytes | memoryview]:
         """Return the decode leg's body in pieces: the client's bytes, with `kv` spliced in if given."""
@@ -120,7 +126,9 @@ class RequestBody:
             return [self._raw]
         end = self._raw.rindex(b"}")
         comma = b"," if self._fields else b""
-        splice = b"".join((comma, b'"', KV_FIELD.encode(), b'":', kv, b"}"))
+        splice = b'%b"kv_transfer_params":%b}' % (comma, kv)
+        if len(self._raw) < SPLICED_BYTES:
+            return [self._raw[:end] + splice]
         return [memoryview(self._raw)[:end], splice]
 
     def prompt_count(self) -> int | None:
@@ -128,9 +136,8 @@ class RequestBody:
         prompt = self._fields.get("prompt")
         if prompt is None:
             return None
-        raw = memoryview(prompt)
         # A long list of token ids is one prompt, and is not decoded to see that.
-        if not _is_array(raw) or _first_item(raw) not in b'"[{':
+        if _first_item(bytes(memoryview(prompt)[:_FIRST_ITEM_BYTES])) not in _PROMPTS:
             return None
         return len(_items.decode(prompt))
 
@@ -179,13 +186,16 @@ def _has_lone_surrogate(text: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def _is_array(raw: memoryview) -> bool:
-    return bytes(raw[:1]) == b"["
+def prompt_tokens_in(prompt: bytes) -> int:
+    """Estimate the length in tokens of a prompt as JSON: text, messages, or token ids."""
+    if _first_item(prompt[:_FIRST_ITEM_BYTES]).isdigit():
+        return prompt.count(b",") + 1
+    return len(prompt) // TEXT_BYTES_PER_TOKEN + 1
 
 
-def _first_item(raw: memoryview) -> bytes:
-    """Return the first byte of a JSON array's first item, or of the value if it is no array."""
-    return bytes(raw[:16]).removeprefix(b"[").lstrip(b" \t\r\n")[:1]
+def _first_item(start: bytes) -> bytes:
+    """Return the first byte of a JSON array's first item; none if `start` begins no array."""
+    return start[1:].lstrip(b" \t\r\n")[:1] if start[:1] == b"[" else b""
 
 
 _NULL = msgspec.Raw(b"null")
@@ -205,8 +215,7 @@ _answer = msgspec.json.Decoder(_PrefillAnswer)
 _offer = msgspec.json.Decoder(_Offer)
 
 
-@dataclass(frozen=True, slots=True)
-class PrefillAnswer:
+class PrefillAnswer(msgspec.Struct, frozen=True):
     """What the proxy reads of a prefill worker's answer."""
 
     kv: msgspec.Raw | None

@@ -43,6 +43,7 @@ from .routing.ticket import Standing
 from .routing.verdict import Refuse as TurnAway
 from .routing.verdict import Start
 from .terms import refusal as admission_refusal
+from .upstream import Pieces, Pool
 from .watch import NEVER
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class Exchange:
     __slots__ = (
         "_arrived_at", "_body", "_client", "_decode", "_head", "_hub", "_kv", "_last_answer",
         "_leg", "_leg_started_at", "_life", "_prefill", "_request", "_seen_bytes", "_stalled_at", "due",
-        "request_id",
+        "now", "request_id",
     )  # fmt: skip
 
     def __init__(self, hub: Hub, client: ClientConnection, request: ClientRequest) -> None:
@@ -71,7 +72,9 @@ class Exchange:
         self._prefill: Worker | None = None
         self._decode: Worker | None = None
         self._last_answer: PrefillLeg | RelayLeg | None = None
-        self._arrived_at = self._leg_started_at = hub.loop.time()
+        self.now = hub.now
+        """Returns the time on the loop's clock."""
+        self._arrived_at = self._leg_started_at = self.now()
         self._seen_bytes = 0
         self._stalled_at = NEVER
         self.due = NEVER
@@ -85,11 +88,12 @@ class Exchange:
             self._hub.counters.invalid += 1
             self._answer_error(error.error)
             return
-        self._hub.counters.requests_in_flight += 1
-        self._hub.counters.bytes_received += len(self._request.body)
-        self._hub.watch.add(self)
-        self._hub.exchanges.add(self)
-        self._hub.desk.submit(life.ticket, self, self._arrived_at)
+        hub = self._hub
+        hub.counters.requests_in_flight += 1
+        hub.counters.bytes_received += life.ticket.body_bytes
+        hub.watch.add(self)
+        hub.exchanges.add(self)
+        hub.desk.submit(life.ticket, self, self._arrived_at)
 
     # --- told by the admission desk
 
@@ -106,28 +110,29 @@ class Exchange:
 
     # --- told by the leg
 
-    def now(self) -> float:
-        """Return the time on the loop's clock."""
-        return self._hub.loop.time()
-
     def leg_answered(self) -> None:
         """Prefill is done, or decode's first bytes are here."""
-        leg, life, now = self._leg, self._living(), self.now()
+        leg, now = self._leg, self.now()
         if isinstance(leg, PrefillLeg):
-            try:
-                answer = read_prefill_answer(leg.body)
-            except (ValueError, RecursionError) as error:
-                self.leg_failed(Failure(Fault.MALFORMED, f"not a completion: {error}"))
-                return
-            self._hub.counters.prefill_s.observe(now - self._leg_started_at)
-            note_prefill(self._hub, life.request, answer, now)
-            self._kv = answer.kv
-            self._run(life.prefill_answered(with_kv=self._kv is not None, tokens=answer.tokens))
-        else:
-            self._hub.counters.first_byte_s.observe(now - self._leg_started_at)
-            self._hub.counters.time_to_first_byte_s.observe(now - self._arrived_at)
-            note_stream(self._hub, life.request, leg, now)
-            self._run(life.decode_answered())
+            self._prefill_answered(leg, now)
+            return
+        hub, life = self._hub, self._living()
+        hub.counters.first_byte_s.observe(now - self._leg_started_at)
+        hub.counters.time_to_first_byte_s.observe(now - self._arrived_at)
+        note_stream(hub, life.request, leg, now)
+        self._run(life.decode_answered())
+
+    def _prefill_answered(self, leg: PrefillLeg, now: float) -> None:
+        hub, life = self._hub, self._living()
+        try:
+            answer = read_prefill_answer(leg.body)
+        except (ValueError, RecursionError) as error:
+            self.leg_failed(Failure(Fault.MALFORMED, f"not a completion: {error}"))
+            return
+        hub.counters.prefill_s.observe(now - self._leg_started_at)
+        note_prefill(hub, life.request, answer, now)
+        self._kv = answer.kv
+        self._run(life.prefill_answered(with_kv=answer.kv is not None, tokens=answer.tokens))
 
     def leg_rejected(self) -> None:
         """A worker finds fault with the request."""
@@ -238,18 +243,23 @@ class Exchange:
                     self._send(command)
                 case Relay():
                     self._relay()
-                case RelayLastAnswer():
-                    self._relay_last_answer()
-                case Refuse():
-                    self._answer_error(refusal(command.failure))
-                case TellBroken():
-                    self._tell_broken(command.failure)
-                case Abort():
-                    self._hub.messages.abort(command)
-                case Probe():
-                    self._hub.messages.probe(command.worker)
                 case _:
-                    assert_never(command)
+                    self._run_rare(command)
+
+    def _run_rare(self, command: RelayLastAnswer | Refuse | TellBroken | Abort | Probe) -> None:
+        match command:
+            case RelayLastAnswer():
+                self._relay_last_answer()
+            case Refuse():
+                self._answer_error(refusal(command.failure))
+            case TellBroken():
+                self._tell_broken(command.failure)
+            case Abort():
+                self._hub.messages.abort(command)
+            case Probe():
+                self._hub.messages.probe(command.worker)
+            case _:
+                assert_never(command)
 
     def _send(self, command: SendPrefill | SendDecode | SendBoth) -> None:
         match command:
@@ -263,20 +273,25 @@ class Exchange:
     def _send_prefill(self, command: SendPrefill) -> None:
         self._prefill, self._kv = command.worker, None
         pool = self._hub.pools[command.worker.name]
-        body = self._sendable().for_prefill()
-        head = self._head.build(pool.host_header, command.wire_id, len(body))
-        self._start(PrefillLeg(self, pool, (head, body)), self._hub.config.timeouts.prefill_s)
+        pieces = self._whole(pool, command.wire_id, self._sendable().for_prefill())
+        self._start(PrefillLeg(self, pool, pieces), self._hub.config.timeouts.prefill_s)
 
     def _send_decode(self, command: SendDecode) -> None:
         self._decode = command.worker
         if not command.with_kv:
             self._prefill = None
         pool = self._hub.pools[command.worker.name]
-        pieces = self._sendable().for_decode(self._kv if command.with_kv else None)
-        length = sum(map(len, pieces))
-        old = self._request.http_1_0
-        head = self._head.build(pool.host_header, command.wire_id, length, http_1_0=old)
-        self._start(RelayLeg(self, pool, (head, *pieces)), self._hub.config.timeouts.first_byte_s)
+        body = self._sendable().for_decode(self._kv if command.with_kv else None)
+        pieces = self._whole(pool, command.wire_id, body, http_1_0=self._request.http_1_0)
+        self._start(RelayLeg(self, pool, pieces), self._hub.config.timeouts.first_byte_s)
+
+    def _whole(self, pool: Pool, wire_id: str, body: Pieces, *, http_1_0: bool = False) -> Pieces:
+        """Return a leg's whole request; a short one in one piece."""
+        if len(body) == 1:
+            [text] = body
+            return [self._head.build(pool.host_header, wire_id, len(text), http_1_0=http_1_0) + text]
+        length = sum(map(len, body))
+        return [self._head.build(pool.host_header, wire_id, length, http_1_0=http_1_0), *body]
 
     def _send_both(self, command: SendBoth) -> None:
         self._prefill, self._decode = command.prefill, command.decode
@@ -287,8 +302,8 @@ class Exchange:
 
     def _start(self, leg: PrefillLeg | RelayLeg, timeout_s: float) -> None:
         self._leg = leg
-        self._set_due(timeout_s)
-        self._leg_started_at = self.due - timeout_s
+        self._leg_started_at = now = self.now()
+        self.due = now + timeout_s
         leg.start()
 
     def _relay(self) -> None:
@@ -356,17 +371,19 @@ class Exchange:
     def _leave(self) -> None:
         """Be gone, for everybody but the client's connection."""
         leg, self._leg = self._leg, None
+        hub, life = self._hub, self._life
         self.due = NEVER
-        if self._life is not None:
-            self._hub.counters.requests_in_flight -= 1
-            self._hub.exchanges.discard(self)
-            self._hub.watch.discard(self)
+        if life is not None:
+            now = self.now()
+            hub.counters.requests_in_flight -= 1
+            hub.exchanges.discard(self)
+            hub.watch.discard(self)
             self._forget_body()
-            if self._life.ticket.standing is Standing.STARTED:
-                note_end(self._hub, self._life.request, leg)
-            self._hub.desk.release(self._life.ticket)
+            if life.ticket.standing is Standing.STARTED:
+                note_end(hub, life.request, leg, now)
+            hub.desk.release(life.ticket, now)
         if leg is not None:
-            self._hub.counters.bytes_relayed += leg.received
+            hub.counters.bytes_relayed += leg.received
 
     def _drop_leg(self) -> None:
         if self._leg is not None:
@@ -379,7 +396,7 @@ class Exchange:
         self._living().request.prompt = b""
 
     def _set_due(self, timeout_s: float) -> None:
-        self.due = self._hub.loop.time() + timeout_s
+        self.due = self.now() + timeout_s
 
     def _sendable(self) -> RequestBody:
         assert self._body is not None, "the body was given up when the answer began"

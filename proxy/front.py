@@ -67,9 +67,8 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_body", "_body_bytes", "_clients", "_deaf", "_draining", "_head_bytes", "_limits", "_lingered",
-        "_lingering", "_loop",
-        "_open_serving", "_owes_continue", "_parser", "_pumping", "_queue", "_reading", "_reading_body",
-        "_serving", "_timeouts", "_watch", "due", "stalled", "transport",
+        "_lingering", "_open_serving", "_owes_continue", "_parser", "_pumping", "_queue", "_reading",
+        "_reading_body", "_serving", "_time", "_timeouts", "_watch", "due", "stalled", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -87,7 +86,7 @@ class ClientConnection(asyncio.Protocol):
         self._watch = watch
         self._limits = limits
         self._timeouts = timeouts
-        self._loop = asyncio.get_running_loop()
+        self._time = asyncio.get_running_loop().time
         self._parser = httptools.HttpRequestParser(self)
         self._queue: deque[ClientRequest] = deque()
         self._serving: Serving | None = None
@@ -100,6 +99,7 @@ class ClientConnection(asyncio.Protocol):
         self.stalled = False
         """Whether the client leaves written bytes waiting."""
         self.due = NEVER
+        self._head_bytes = 0
         self._expect_request()
 
     # --- told by the loop
@@ -109,7 +109,7 @@ class ClientConnection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         self._clients.open.add(self)
         self._watch.add(self)
-        self.due = self._loop.time() + self._timeouts.client_idle_s
+        self.due = self._time() + self._timeouts.client_idle_s
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client left: whatever is served to it is dropped."""
@@ -175,19 +175,21 @@ class ClientConnection(asyncio.Protocol):
         """The head is whole: see whether the body may come."""
         request, parser, limits = self._reading, self._parser, self._limits
         self._reading_body = True
+        # What was read may go beyond the head: its own length is of interest only then.
+        too_long = self._head_bytes > limits.head_bytes and request.head_bytes > limits.head_bytes
         self._head_bytes = 0
         request.method = parser.get_method()
         request.keep_alive = parser.should_keep_alive()
         request.http_1_0 = parser.get_http_version() == "1.0"
-        length = len(request.target)
-        for name, value in request.headers:
-            length += len(name) + len(value)
-            key = name.lower()
-            if key == b"content-length" and int(value) > limits.body_bytes:
-                self._refuse(body_too_large(limits.body_bytes))
-            elif key == b"expect" and value.lower() == b"100-continue":
-                self._owes_continue = True
-        if length > limits.head_bytes:
+        request.sort_headers()
+        given = request.given
+        length = given.get(b"content-length")
+        if length is not None and int(length) > limits.body_bytes:
+            self._refuse(body_too_large(limits.body_bytes))
+        expects = given.get(b"expect")
+        if expects is not None and expects.lower() == b"100-continue":
+            self._owes_continue = True
+        if too_long:
             self._refuse(head_too_large(limits.head_bytes))
 
     def on_body(self, body: bytes) -> None:
@@ -258,7 +260,7 @@ class ClientConnection(asyncio.Protocol):
             return
         self.transport.resume_reading()
         pause_s = self._timeouts.client_request_s if begun else self._timeouts.client_idle_s
-        self.due = self._loop.time() + pause_s
+        self.due = self._time() + pause_s
         if self._owes_continue and not self._body_bytes:
             self._owes_continue = False
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -292,7 +294,7 @@ class ClientConnection(asyncio.Protocol):
             return
         if self.transport.can_write_eof():
             self._lingering = True
-            self.due = self._loop.time() + LINGER_S
+            self.due = self._time() + LINGER_S
             self.transport.write_eof()
         else:
             self.transport.close()

@@ -1,6 +1,7 @@
 """What the parts of one proxy share: built once by `server.py`, handed to every connection."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -58,7 +59,12 @@ class Hub:
     """Connections to the admin application."""
     watch: Watch
     messages: Messages
+    now: Callable[[], float] = field(init=False)
+    """Returns the time on the loop's clock."""
     counters: Counters = field(default_factory=Counters)
     exchanges: set[Closable] = field(default_factory=set)
     """Completions being served."""
     draining: bool = False
+
+    def __post_init__(self) -> None:
+        self.now = self.loop.time

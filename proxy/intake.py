@@ -1,6 +1,6 @@
 """From a request's body to what the routing may know of it. No I/O."""
 
-from .body import BodyError, RequestBody
+from .body import BodyError, RequestBody, prompt_tokens_in
 from .errors import ApiError, model_not_found, unavailable
 from .hub import Hub
 from .request import ClientRequest, LegHead
@@ -20,7 +20,7 @@ def life_of(hub: Hub, request: ClientRequest, body: RequestBody, head: LegHead) 
         output_tokens_guess=hub.config.output_tokens_guess,
         session=head.session,
     )
-    ticket = Ticket(view, read_terms(request.headers, hub.tenants), len(request.body))
+    ticket = Ticket(view, read_terms(request.given, hub.tenants), len(request.body))
     return RequestLife(ticket, hub.router)
 
 
@@ -28,13 +28,14 @@ def view_of(
     body: RequestBody, fleet: Fleet, request_id: str, *, output_tokens_guess: int, session: bytes = b""
 ) -> RequestView:
     """Return what policies may know of a request. Raises `BodyError` for one that cannot be served."""
+    model, prompt = body.model(), body.prompt()
     return RequestView(
-        request_id=request_id,
-        model=_known_model(body.model(), fleet.models),
-        prompt=body.prompt(),
-        prompt_tokens=body.prompt_tokens(),
-        output_tokens=body.output_tokens(output_tokens_guess),
-        answers=body.answers(),
+        request_id,
+        _known_model(model, fleet.models),
+        prompt_tokens_in(prompt),
+        body.output_tokens(output_tokens_guess),
+        prompt,
+        body.answers(),
         session=session,
         decode_only=body.decode_only(),
     )
@@ -43,7 +44,7 @@ def view_of(
 def _known_model(wanted: str | None, models: frozenset[str]) -> str:
     if wanted is None and len(models) == 1:
         return next(iter(models))
-    if wanted in models:
+    if wanted is not None and wanted in models:
         return wanted
     if not models:
         raise BodyError(unavailable("no worker has come up yet"))

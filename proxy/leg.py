@@ -4,14 +4,14 @@
 neither decides what follows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 import httptools
 
 from .answer import AnswerHead
 from .routing.life import Failure, Fault
-from .upstream import Connection, Pool
+from .upstream import Connection, Pieces, Pool
 
 STALE_WITHIN_S = 1.0
 """A kept-alive connection that ends this soon after a request had ended already when the request was sent."""
@@ -70,7 +70,7 @@ class Leg:
         "_resent", "_sent_at", "cancelled", "head", "owner", "received",
     )  # fmt: skip
 
-    def __init__(self, owner: LegOwner, pool: Pool, pieces: Sequence[bytes | memoryview]) -> None:
+    def __init__(self, owner: LegOwner, pool: Pool, pieces: Pieces) -> None:
         """`pieces` are the whole request, head and body."""
         self.owner = owner
         self.head: AnswerHead | None = None
@@ -195,7 +195,7 @@ class Leg:
         self._drop_parser()
         if connection is None:
             return
-        if self.head is not None and self.head.lets_client_stay:
+        if self.head is not None and self.head.keep_alive:
             connection.give_back()
         else:
             connection.drop()
@@ -224,7 +224,7 @@ class PrefillLeg(Leg):
 
     __slots__ = ("_body", "_raw")
 
-    def __init__(self, owner: LegOwner, pool: Pool, pieces: Sequence[bytes | memoryview]) -> None:
+    def __init__(self, owner: LegOwner, pool: Pool, pieces: Pieces) -> None:
         super().__init__(owner, pool, pieces)
         self._body: list[bytes] = []
         self._raw: list[bytes] = []
@@ -232,7 +232,7 @@ class PrefillLeg(Leg):
     @property
     def body(self) -> bytes:
         """The answer's body, unframed."""
-        return b"".join(self._body)
+        return self._body[0] if len(self._body) == 1 else b"".join(self._body)
 
     def answer_bytes(self, lines: bytes) -> bytes:
         """Return the whole answer as it came, with header lines added."""
@@ -257,10 +257,12 @@ class PrefillLeg(Leg):
     def _answered(self) -> None:
         assert self.head is not None
         self.let_go()
-        fault = fault_of(self.head.status)
-        if fault is not None:
-            self.owner.leg_failed(Failure(fault, f"status {self.head.status}"))
-        elif self.head.status >= 400:
+        status = self.head.status
+        if status == 200:
+            self.owner.leg_answered()
+        elif (fault := fault_of(status)) is not None:
+            self.owner.leg_failed(Failure(fault, f"status {status}"))
+        elif status >= 400:
             self.owner.leg_rejected()
         else:
             self.owner.leg_answered()

@@ -27,7 +27,7 @@ def note_stream(hub: Hub, request: RequestView, leg: Leg | None, now: float) -> 
         observer.streaming(request, cached_tokens=cached, now=now)
 
 
-def note_end(hub: Hub, request: RequestView, leg: Leg | None) -> None:
+def note_end(hub: Hub, request: RequestView, leg: Leg | None, now: float) -> None:
     """Nothing of the request is in flight any more."""
     tokens = None
     if isinstance(leg, RelayLeg) and leg.whole:
@@ -37,6 +37,5 @@ def note_end(hub: Hub, request: RequestView, leg: Leg | None) -> None:
             tokens = max(leg.events - FRAMING_EVENTS, 1)
         if account is not None:
             hub.log.told(request, Side.DECODE, account)
-    now = hub.loop.time()
     for observer in hub.router.observers:
         observer.ended(request, output_tokens=tokens, now=now)

@@ -4,7 +4,7 @@ Its first bytes are kept until it is known that they may be shown; then every re
 costs a parser step, a look at its last bytes and a write.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import httptools
 import msgspec
@@ -13,7 +13,7 @@ from .answer import AnswerHead
 from .gate import EVENT_END, ChunkGate
 from .leg import Leg, LegOwner, fault_of
 from .routing.life import Failure, Fault
-from .upstream import Pool
+from .upstream import Pieces, Pool
 from .usage import NO_USAGE, USAGE, Usage, usage_at_end
 
 HELD_ANSWER_BYTES = 256 * 1024
@@ -26,9 +26,7 @@ class RelayLeg(Leg):
 
     __slots__ = ("_body_expected", "_gate", "_sink", "_tail", "_usage_read", "_waiting", "events")
 
-    def __init__(
-        self, owner: LegOwner, pool: Pool, pieces: Sequence[bytes | memoryview], *, body_expected: bool = True
-    ) -> None:
+    def __init__(self, owner: LegOwner, pool: Pool, pieces: Pieces, *, body_expected: bool = True) -> None:
         """`body_expected` is False for the answer to a HEAD request."""
         super().__init__(owner, pool, pieces)
         self._sink: Callable[[bytes], None] | None = None
@@ -74,9 +72,10 @@ class RelayLeg(Leg):
         waiting, self._waiting = self._waiting, b""
         self.events = waiting.count(b"\n\n")
         self._usage_read = waiting
-        if self.head.event_stream and self.head.chunked:
+        if not self._complete and self.head.event_stream and self.head.chunked:
             self._gate = ChunkGate()
-            waiting = self._gate.feed(waiting) + (self._gate.flush() if self._complete else b"")
+            if not waiting.endswith(EVENT_END):
+                waiting = self._gate.feed(waiting)
         sink(head + waiting)
         self._tail = waiting[-len(FINAL_EVENT) :]
         self._sink = sink
@@ -154,7 +153,7 @@ class RelayLeg(Leg):
 
     def _decide(self) -> None:
         assert self.head is not None
-        fault = fault_of(self.head.status)
+        fault = None if self.head.status == 200 else fault_of(self.head.status)
         if fault is not None:
             if self._complete:
                 self.let_go()

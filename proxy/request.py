@@ -14,6 +14,10 @@ OURS = frozenset(b"host content-length content-type accept-encoding expect x-req
 DROPPED = HOP_BY_HOP | OURS
 PLAIN_CONNECTIONS = (b"keep-alive", b"close", b"Keep-Alive", b"Close")
 RESERVED_PREFIX = b"x-baton-"
+READ = OURS | {b"connection", b"authorization", b"x-session-id"}
+"""Headers whose values the proxy itself looks at, beside those with the reserved prefix."""
+MOST_NAMES = 1024
+"""Spellings of header names that are remembered."""
 LONGEST_REQUEST_ID = 128
 COMPLETIONS = frozenset((b"/v1/chat/completions", b"/v1/completions"))
 """Paths that are routed to workers."""
@@ -27,6 +31,10 @@ class ClientRequest:
     target: bytes = b""
     """Path and query."""
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    given: dict[bytes, bytes] = field(default_factory=dict)
+    """Those that the proxy looks at, by their names in lower case; the first of each."""
+    passed: list[bytes] = field(default_factory=list)
+    """Lines of those that workers see."""
     body: bytes = b""
     http_1_0: bool = False
     keep_alive: bool = True
@@ -39,9 +47,41 @@ class ClientRequest:
         return self.target.partition(b"?")[0]
 
     @property
+    def head_bytes(self) -> int:
+        """How long the target and the headers are."""
+        return len(self.target) + sum(len(name) + len(value) for name, value in self.headers)
+
+    @property
     def is_completion(self) -> bool:
         """Whether workers serve it."""
-        return self.method == b"POST" and self.path in COMPLETIONS
+        return self.method == b"POST" and (self.target in COMPLETIONS or self.path in COMPLETIONS)
+
+    def sort_headers(self) -> None:
+        """Tell apart the headers that the proxy looks at and those that workers see."""
+        given, passed = self.given, self.passed
+        for name, value in self.headers:
+            key, passes = _uses.get(name) or _use_of(name)
+            if passes:
+                passed.append(b"%b: %b\r\n" % (name, value))
+            if key:
+                given.setdefault(key, value)
+        connection = given.get(b"connection")
+        if connection is not None and connection not in PLAIN_CONNECTIONS:
+            named = {token.strip().lower() for token in connection.split(b",")}
+            self.passed = [line for line in passed if line.partition(b":")[0].lower() not in named]
+
+
+_uses: dict[bytes, tuple[bytes, bool]] = {}
+"""By a header's name as it was written: its key if the proxy looks at it, and whether workers see it."""
+
+
+def _use_of(name: bytes) -> tuple[bytes, bool]:
+    key = name.lower()
+    reserved = key.startswith(RESERVED_PREFIX)
+    use = key if reserved or key in READ else b"", not reserved and key not in DROPPED
+    if len(_uses) < MOST_NAMES:
+        _uses[name] = use
+    return use
 
 
 class LegHead:
@@ -51,35 +91,22 @@ class LegHead:
 
     def __init__(self, request: ClientRequest) -> None:
         self._request = request
-        self.wanted_id = ""
+        self._passed = b"".join(request.passed)
+        given = request.given.get(b"x-request-id")
+        self.wanted_id = (usable_id(given) if given is not None else "") or fresh_id()
         """The client's own `X-Request-Id`, or a new one."""
-        self.session = b""
+        self.session = request.given.get(b"x-session-id", b"")
         """The client's `X-Session-ID`; workers get it too."""
-        passed = [
-            (key, name, value)
-            for name, value in request.headers
-            if (key := name.lower()) not in DROPPED and not key.startswith(RESERVED_PREFIX)
-        ]
-        for name, value in request.headers:
-            if len(name) == 12 and (key := name.lower()) in (b"x-request-id", b"x-session-id"):
-                if key == b"x-request-id":
-                    self.wanted_id = usable_id(value)
-                else:
-                    self.session = value
-            elif len(name) == 10 and value not in PLAIN_CONNECTIONS and name.lower() == b"connection":
-                named = [token.strip().lower() for token in value.split(b",")]
-                passed = [entry for entry in passed if entry[0] not in named]
-        self._passed = b"".join([b"%b: %b\r\n" % (name, value) for _, name, value in passed])
-        self.wanted_id = self.wanted_id or os.urandom(16).hex()
 
     def build(self, host: bytes, wire_id: str, body_length: int, *, http_1_0: bool = False) -> bytes:
         """Return the head of a leg with a JSON body."""
         request = self._request
-        return b"".join((
-            request.method, b" ", request.target, b" HTTP/1.0\r\n" if http_1_0 else b" HTTP/1.1\r\n",
-            b"Host: ", host, b"\r\nContent-Type: application/json\r\n", self._passed,
-            b"X-Request-Id: ", wire_id.encode(), b"\r\nContent-Length: %d\r\n\r\n" % body_length,
-        ))  # fmt: skip
+        return (
+            b"%b %b HTTP/1.%d\r\nHost: %b\r\nContent-Type: application/json\r\n%bX-Request-Id: %b\r\n"
+            b"Content-Length: %d\r\n\r\n"
+        ) % (
+            request.method, request.target, not http_1_0, host, self._passed, wire_id.encode(), body_length
+        )  # fmt: skip
 
 
 def usable_id(value: bytes) -> str:
@@ -88,3 +115,14 @@ def usable_id(value: bytes) -> str:
     if 0 < len(text) <= LONGEST_REQUEST_ID and text.isascii() and text.isprintable():
         return text
     return ""
+
+
+_fresh: list[str] = []
+
+
+def fresh_id() -> str:
+    """Return an id that nobody else has. Randomness is drawn for many at a time."""
+    if not _fresh:
+        drawn = os.urandom(16 * 64).hex()
+        _fresh.extend(drawn[start : start + 32] for start in range(0, len(drawn), 32))
+    return _fresh.pop()

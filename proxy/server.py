@@ -276,7 +276,7 @@ def _links(place: Place, publisher: Publisher, hub: Hub) -> SiblingLinks:
     learners = (hub.courses, hub.cache_use)
 
     def shadows() -> Shadows:
-        return Shadows(hub.router, learners, hub.desk.release)
+        return Shadows(hub.router, learners, lambda ticket: hub.desk.release(ticket, hub.now()))
 
     return SiblingLinks(place, publisher, hub.router, hub.messages, shadows)
 

@@ -5,10 +5,13 @@ A connection carries one leg at a time and hands it whatever arrives; it parses 
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
+
+Pieces = Sequence[bytes | memoryview]
+"""A whole request or body, to be written one after another."""
 
 
 class Rider(Protocol):
@@ -81,9 +84,12 @@ class Connection(asyncio.Protocol):
         if rider is not None:
             rider.connection_lost(str(exc) if exc is not None else "the connection was closed")
 
-    def send(self, pieces: Iterable[bytes | memoryview]) -> None:
+    def send(self, pieces: Pieces) -> None:
         """Write a whole request."""
-        self.transport.writelines(pieces)
+        if len(pieces) == 1:
+            self.transport.write(pieces[0])
+        else:
+            self.transport.writelines(pieces)
 
     def give_back(self) -> None:
         """The leg's answer is complete and the server keeps the connection open."""

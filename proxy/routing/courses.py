@@ -152,7 +152,7 @@ class Courses:
 
     def decide(self, request: RequestView, fleet: Fleet, now: float) -> Decision | None:
         """Ask the policy of the request's model."""
-        course = self.of(request.model)
+        course = self._by_model.get(request.model, self.default)
         decision = course.policy.decide(request, fleet, now)
         if decision is not None:
             course.decisions += 1
@@ -183,7 +183,7 @@ class Courses:
 
     def dispatched(self, request: RequestView, decision: Decision, now: float) -> None:
         """Pass it on."""
-        course = self.of(request.model)
+        course = self._by_model.get(request.model, self.default)
         if course.learns:
             course.memory.dispatched(request, decision, now)
 
@@ -191,7 +191,7 @@ class Courses:
         self, request: RequestView, *, prompt_tokens: int | None, cached_tokens: int | None, now: float
     ) -> None:
         """Pass it on."""
-        course = self.of(request.model)
+        course = self._by_model.get(request.model, self.default)
         if course.learns:
             course.memory.prefilled(
                 request, prompt_tokens=prompt_tokens, cached_tokens=cached_tokens, now=now
@@ -199,19 +199,19 @@ class Courses:
 
     def streaming(self, request: RequestView, *, cached_tokens: int | None, now: float) -> None:
         """Pass it on."""
-        course = self.of(request.model)
+        course = self._by_model.get(request.model, self.default)
         if course.learns:
             course.memory.streaming(request, cached_tokens=cached_tokens, now=now)
 
     def ended(self, request: RequestView, *, output_tokens: int | None, now: float) -> None:
         """Pass it on."""
-        course = self.of(request.model)
+        course = self._by_model.get(request.model, self.default)
         if course.learns:
             course.memory.ended(request, output_tokens=output_tokens, now=now)
 
     def failed(self, request: RequestView, leg: Leg, now: float) -> None:
         """Pass it on."""
-        course = self.of(request.model)
+        course = self._by_model.get(request.model, self.default)
         if course.learns:
             course.memory.failed(request, leg, now)
 

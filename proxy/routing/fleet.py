@@ -142,7 +142,10 @@ class Fleet:
     def __init__(self, workers: Iterable[Worker]) -> None:
         self.workers = {worker.name: worker for worker in workers}
         self._pools: dict[str, ModelPool] = {}
+        self._models: frozenset[str] = frozenset()
         self._shaken: dict[tuple[str, str], tuple[str, str]] = {}
+        self.handshakes = 0
+        """So many were recorded: while this and a pool are the same, so are the pairs in it."""
         self.listeners: list[Callable[[Worker, float], None]] = []
         """Told, with the time, of a worker that enters or leaves the rotation or that changes within it."""
         self.on_restart: list[Callable[[Worker], None]] = []
@@ -151,7 +154,7 @@ class Fleet:
     @property
     def models(self) -> frozenset[str]:
         """Every model a worker was ever seen to serve."""
-        return frozenset(self._pools)
+        return self._models
 
     def pool(self, model: str) -> ModelPool:
         """Return the ready workers of `model`; an empty pool when it is unknown."""
@@ -224,6 +227,7 @@ class Fleet:
         """Record that `decode` shook hands with `prefill`, as they are now."""
         incarnations = (prefill.sighting.incarnation, decode.sighting.incarnation)
         self._shaken[prefill.name, decode.name] = incarnations
+        self.handshakes += 1
 
     def unshaken(self) -> list[tuple[Worker, Worker]]:
         """Return the pairs of ready workers that still have to shake hands."""
@@ -290,7 +294,7 @@ class Fleet:
                         pool.prefill.append(worker)
                     if self.serves(worker):
                         pool.decode.append(worker)
-        self._pools = pools
+        self._pools, self._models = pools, frozenset(pools)
 
     # --- what the exchanges saw
 

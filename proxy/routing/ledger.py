@@ -96,15 +96,12 @@ class Ledger:
 
     def advertise(self, handle: str, tokens: int | None) -> None:
         """Prefill offers the KV of `tokens` prompt tokens (None: it does not tell)."""
-        entry = self._move(handle, HandoverEvent.ADVERTISE)
+        entry = self.on(handle, HandoverEvent.ADVERTISE)
         if tokens is not None:
             entry.tokens = tokens
 
-    def on(self, handle: str, event: HandoverEvent) -> None:
-        """Apply any other event."""
-        self._move(handle, event)
-
-    def _move(self, handle: str, event: HandoverEvent) -> Handover:
+    def on(self, handle: str, event: HandoverEvent) -> Handover:
+        """Apply any other event; return the entry."""
         entry = self._entries.get(handle)
         if entry is None:
             raise LedgerError(f"hand-over {handle} is unknown: {event.value}")

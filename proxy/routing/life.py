@@ -13,7 +13,8 @@ the client as it is. Whatever may still hold work or KV for the request is told 
 """
 
 import enum
-from dataclasses import dataclass
+
+import msgspec
 
 from .fleet import Worker
 from .ledger import HandoverEvent
@@ -58,8 +59,7 @@ DEADLY = {Fault.LOST, Fault.TIMEOUT, Fault.MALFORMED}
 """Faults that the request itself may have caused, and that leave the worker's work undefined."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(msgspec.Struct, frozen=True):
     """One failed leg."""
 
     fault: Fault
@@ -68,16 +68,14 @@ class Failure:
     """A connection ended under the request before this one could not be made."""
 
 
-@dataclass(frozen=True, slots=True)
-class SendPrefill:
+class SendPrefill(msgspec.Struct, frozen=True):
     """Send the prefill form of the body to `worker` under `wire_id`."""
 
     worker: Worker
     wire_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class SendDecode:
+class SendDecode(msgspec.Struct, frozen=True):
     """Send the client's body to `worker`, with prefill's `kv_transfer_params` if `with_kv`."""
 
     worker: Worker
@@ -85,8 +83,7 @@ class SendDecode:
     with_kv: bool
 
 
-@dataclass(frozen=True, slots=True)
-class SendBoth:
+class SendBoth(msgspec.Struct, frozen=True):
     """Send the client's body to both at once, to meet in a new room; show nothing before prefill is done."""
 
     prefill: Worker
@@ -94,18 +91,15 @@ class SendBoth:
     wire_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Relay:
+class Relay(msgspec.Struct, frozen=True):
     """Give the client the answer of the leg that just answered, as it comes."""
 
 
-@dataclass(frozen=True, slots=True)
-class RelayLastAnswer:
+class RelayLastAnswer(msgspec.Struct, frozen=True):
     """Give the client the last failed worker's own answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refuse:
+class Refuse(msgspec.Struct, frozen=True):
     """Give the client an error of the proxy's own."""
 
     outcome: Outcome
@@ -113,15 +107,13 @@ class Refuse:
     """The last leg's."""
 
 
-@dataclass(frozen=True, slots=True)
-class TellBroken:
+class TellBroken(msgspec.Struct, frozen=True):
     """Tell the client within its answer that the rest will not come."""
 
     failure: Failure
 
 
-@dataclass(frozen=True, slots=True)
-class Abort:
+class Abort(msgspec.Struct, frozen=True):
     """Tell `worker` to drop all work and KV that it holds under `wire_id`."""
 
     worker: Worker
@@ -131,8 +123,7 @@ class Abort:
     """Whether the ledger waits for it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(msgspec.Struct, frozen=True):
     """Look at `worker` now: it just failed."""
 
     worker: Worker
@@ -140,6 +131,7 @@ class Probe:
 
 Command = SendPrefill | SendDecode | SendBoth | Relay | RelayLastAnswer | Refuse | TellBroken | Abort | Probe
 NOTHING: list[Command] = []
+RELAY: list[Command] = [Relay()]
 
 
 class RequestLife:
@@ -227,7 +219,7 @@ class RequestLife:
         if self._kv_held:
             self.router.ledger.on(self.wire_id, HandoverEvent.PULL)
         self.phase = Phase.RELAY
-        return [Relay()]
+        return RELAY
 
     def leg_failed(self, failure: Failure, now: float, *, partner: bool = False) -> list[Command]:
         """The leg under way failed before the client saw a byte of it; `partner`: prefill, of two."""

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from math import inf
 from weakref import ref
 
+from .least_squares import DecayedFit
 from .prefill_queue import PrefillQueue
-from .rates import Rates
+from .rates import Rates, attended_pairs
 from .ready_order import ReadyOrder
 
 LATE_S = 1e9
@@ -32,21 +33,25 @@ class WorkerFacts:
 class PrefillRow(PrefillQueue):
     """One worker's queue, and what a prompt costs it."""
 
-    __slots__ = ("base_s", "number", "pair_s", "ready", "token_s", "trust")
+    __slots__ = ("fit", "number", "trust")
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, fit: DecayedFit) -> None:
         super().__init__()
         self.number = number
-        self.base_s = self.token_s = self.pair_s = 0.0
+        self.fit = fit
+        """Base, per token, per pair: the worker's own, or its fleet's while there is none."""
         self.trust = 1.0
         """Share of the cached tokens it is believed to have that it was found to have."""
-        self.ready = 0.0
+
+    @property
+    def ready(self) -> float:
         """Order in which workers are ready: those that idle first, the fastest of them first."""
+        return self.clear_at if self.prompts else self.fit.coefficients[1] - LATE_S
 
     def predict(self, uncached_tokens: float, cached_tokens: float) -> float:
         """Return the expected seconds of a prompt."""
-        pairs = uncached_tokens * (cached_tokens + uncached_tokens / 2)
-        return self.base_s + self.token_s * uncached_tokens + self.pair_s * pairs
+        base_s, token_s, pair_s = self.fit.coefficients
+        return base_s + token_s * uncached_tokens + pair_s * attended_pairs(uncached_tokens, cached_tokens)
 
 
 class Team:
@@ -70,29 +75,31 @@ class DecodeRow:
     """One worker's step as it is, with one sequence more, and the KV that is spoken for."""
 
     __slots__ = (
-        "_base_s", "_row_s", "capacity_tokens", "captured_sizes", "context_token_s", "context_tokens",
-        "number", "ready", "reserved_tokens", "sequences", "step_s", "step_with_one_more_s", "team",
+        "capacity_tokens", "captured_sizes", "context_token_s", "context_tokens", "fit", "number",
+        "reserved_tokens", "sequences", "step_s", "step_with_one_more_s", "team",
     )  # fmt: skip
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, fit: DecayedFit) -> None:
         self.number = number
+        self.fit = fit
+        """Base, per row, per context token: the worker's own, or its fleet's while there is none."""
         self.team = Team()
         self.team.members.append(self)
         self.captured_sizes: tuple[int, ...] = ()
         self.sequences = 0
         self.context_tokens = self.reserved_tokens = 0.0
         self.capacity_tokens = inf
-        self._base_s = self._row_s = self.context_token_s = 0.0
+        self.context_token_s = 0.0
         self.step_s = 0.0
         self.step_with_one_more_s = 0.0
         """Without the context of that one more."""
-        self.ready = 0.0
-        """Order in which workers are ready: by the step with one more, those without room last."""
-
-    def learn(self, base_s: float, row_s: float, context_token_s: float) -> None:
-        """Take over the worker's rates."""
-        self._base_s, self._row_s, self.context_token_s = base_s, row_s, context_token_s
         self.weigh()
+
+    @property
+    def ready(self) -> float:
+        """Order in which workers are ready: by the step with one more, those without room last."""
+        full = self.reserved_tokens >= self.capacity_tokens
+        return self.step_with_one_more_s + (LATE_S if full else 0.0)
 
     def change(self, sequences: int, context_tokens: float, reserved_tokens: float) -> None:
         """Sequences came or went."""
@@ -105,13 +112,15 @@ class DecodeRow:
         self.weigh()
 
     def weigh(self) -> None:
-        """Compute the steps and the order anew."""
-        count, row_s, padded = self.sequences, self._row_s, self.captured_sizes
+        """Compute the steps anew."""
+        base_s, row_s, self.context_token_s = self.fit.coefficients
+        count = now = self.sequences
+        more = count + 1
+        if self.captured_sizes:
+            now, more = self.padded(now), self.padded(more)
         context_s = self.context_token_s * self.context_tokens
-        now, more = (self.padded(count), self.padded(count + 1)) if padded else (count, count + 1)
-        self.step_s = (self._base_s + row_s * now + context_s) if count else 0.0
-        self.step_with_one_more_s = ready = self._base_s + row_s * more + context_s
-        self.ready = ready + LATE_S if self.reserved_tokens >= self.capacity_tokens else ready
+        self.step_s = (base_s + row_s * now + context_s) if count else 0.0
+        self.step_with_one_more_s = base_s + row_s * more + context_s
 
     def padded(self, sequences: int) -> int:
         """Return how many rows a step of so many sequences has."""
@@ -125,6 +134,8 @@ class DecodeRow:
         In a lockstep group they are those of the slowest.
         """
         members = self.team.members
+        if len(members) == 1 and not self.captured_sizes:
+            return self.sequences, self.context_tokens
         slowest = max(members, key=_step_s) if len(members) > 1 else self
         return slowest.padded(slowest.sequences), slowest.context_tokens
 
@@ -197,46 +208,47 @@ class Load:
     ) -> None:
         """A prompt that should take `seconds` waits on the row's worker from now on."""
         row.add(prompt, seconds, uncached_tokens, now)
-        self._prefill_moved(row)
+        if self._prefill_orders:
+            self._prefill_moved(row)
 
     def prompt_done(self, row: PrefillRow, prompt: int, now: float) -> float | None:
         """It was answered or given up. Return how long it was first in line; None if it never was."""
         took = row.remove(prompt, now)
-        self._prefill_moved(row)
+        if self._prefill_orders:
+            self._prefill_moved(row)
         return took
 
     def sequence_added(self, row: DecodeRow, context_tokens: float, reserved_tokens: float) -> None:
         """The worker decodes, or will, a sequence of so much context that will need so many tokens of KV."""
         row.change(1, context_tokens, reserved_tokens)
-        self._decode_moved(row)
+        if self._decode_orders:
+            self._decode_moved(row)
 
     def sequence_removed(self, row: DecodeRow, context_tokens: float, reserved_tokens: float) -> None:
         """The sequence ended."""
         row.change(-1, -context_tokens, -reserved_tokens)
-        self._decode_moved(row)
+        if self._decode_orders:
+            self._decode_moved(row)
 
-    def refresh(self, number: int) -> None:
-        """Take over what was learned of a worker, and of one other in turn that may use its fleet's rates."""
+    def learned(self, number: int) -> None:
+        """Take over what the rates learned of a worker, and of one other in turn: it may use its fleet's."""
+        name = self._names[number]
+        self.prefill[number].fit = self._rates.prefill_fit(name)
+        self.decode[number].fit = self._rates.decode_step_fit(name)
         self._oldest = (self._oldest + 1) % len(self._names)
-        self._learn(number)
-        self._learn(self._oldest)
+        for stale in (number, self._oldest):
+            self.decode[stale].weigh()
+            self._prefill_moved(self.prefill[stale])
+            self._decode_moved(self.decode[stale])
 
     def _add(self, worker: str) -> int:
         number = self._numbers[worker] = len(self._names)
         self._names.append(worker)
         self._facts.append(WorkerFacts())
-        self.prefill.append(PrefillRow(number))
-        self.decode.append(DecodeRow(number))
+        self.prefill.append(PrefillRow(number, self._rates.prefill_fit(worker)))
+        self.decode.append(DecodeRow(number, self._rates.decode_step_fit(worker)))
         self._capacity = None
-        self._learn(number)
         return number
-
-    def _learn(self, number: int) -> None:
-        name, queue, steps = self._names[number], self.prefill[number], self.decode[number]
-        queue.base_s, queue.token_s, queue.pair_s = self._rates.prefill_fit(name).coefficients
-        steps.learn(*self._rates.decode_step_fit(name).coefficients)
-        self._prefill_moved(queue)
-        self._decode_moved(steps)
 
     def _join_team(self, row: DecodeRow, group: str | None) -> None:
         row.team.members.remove(row)
@@ -244,7 +256,6 @@ class Load:
         row.team.members.append(row)
 
     def _prefill_moved(self, row: PrefillRow) -> None:
-        row.ready = row.clear_at if row.prompts else row.token_s - LATE_S
         for tell in self._prefill_orders:
             if (order := tell()) is not None:
                 order.moved(row.number, row.ready)

@@ -15,7 +15,7 @@ from .fleet import Worker
 from .load import DecodeRow, Load, PrefillRow, WorkerFacts
 from .observer import Leg
 from .policy import Decision
-from .prefix_index import PrefixIndex, PrefixMatch, prefix_keys
+from .prefix_index import NO_MATCH, PrefixIndex, PrefixMatch, prefix_keys
 from .rates import RateConfig, Rates, attended_pairs
 from .sessions import Sessions
 from .view import RequestView
@@ -108,7 +108,11 @@ class RoutingMemory:
 
     def match(self, request: RequestView, now: float) -> PrefixMatch:
         """Return how much of the prompt each worker holds; looked up once while the index is the same."""
-        keys, match = self.keys(request), request.prefix_match
+        keys, match = request.prefix_keys, request.prefix_match
+        if keys is None:
+            keys = self.keys(request)
+        if not keys:
+            return NO_MATCH
         if match is None or not self.index.holds_still(match, now):
             match = request.prefix_match = self.index.lookup(keys, now)
         return match
@@ -152,12 +156,14 @@ class RoutingMemory:
         assert id(request) not in self._bookings, f"{request.request_id} is in flight already"
         self.sessions.dispatched(request, decision, now)
         match, load = self.match(request, now), self.load
-        keys, prompt_tokens = self.keys(request), request.prompt_tokens
+        keys, prompt_tokens = request.prefix_keys or [], request.prompt_tokens
         decode = decision.decode.name
         computes = decision.prefill.name if decision.prefill is not None else decode
-        promised, known = match.chunks(computes), match.chunks(decode)
+        promised = known = 0
+        if match.longest:
+            promised, known = match.chunks(computes), match.chunks(decode)
         output_tokens = self.expected_output_tokens(request)
-        queue, steps = load.prefill_row(computes), load.decode_row(decode)
+        queue, steps = load.prefill[load.number(computes)], load.decode[load.number(decode)]
         cached = self.cached_tokens(request, computes, promised) if promised else 0.0
         context, reserved = prompt_tokens + output_tokens / 2, prompt_tokens + output_tokens
         self._bookings[id(request)] = _Booking(
@@ -231,7 +237,7 @@ class RoutingMemory:
         self.learned_chunks.pop(name, None)
         self._runs.pop(name, None)
         self.load.prefill_row(name).trust = 1.0
-        self.load.refresh(self.load.number(name))
+        self.load.learned(self.load.number(name))
 
     def _count_new(
         self, request: RequestView, decision: Decision, promised: int, known_on_decode: int, now: float
@@ -266,7 +272,7 @@ class RoutingMemory:
                 name, booking.keys, promised_chunks=booking.promised, cached_chunks=found, now=now
             )
             booking.queue.trust = self.index.trust(name)
-        if self.rates.wants_prefill(name, now):
+        if now >= booking.queue.fit.due_at:
             self._add_to_run(booking, max(total - cached_tokens, 1), cached_tokens, took or 0.0, now)
 
     def _add_to_run(
@@ -288,12 +294,12 @@ class RoutingMemory:
                 seconds=run.seconds,
                 now=now,
             )
-            self.load.refresh(booking.queue.number)
+            self.load.learned(booking.queue.number)
 
     def _learn_transfer(self, booking: _Booking, since: float, now: float) -> None:
         assert booking.decision.prefill is not None
         request, giver, taker = booking.request, booking.decision.prefill.name, booking.decision.decode.name
-        if not self.rates.wants_transfer(giver, taker, now):
+        if now < self.rates.transfer_fit(giver, taker).due_at:
             return
         held = self.cached_tokens(request, taker, booking.known_on_decode)
         moved = (request.prompt_tokens - held) * self.kv_bytes_per_token
@@ -304,7 +310,7 @@ class RoutingMemory:
         team, name = booking.steps.team, booking.decision.decode.name
         # Steps that carried chunks of prompts along say nothing of what a step takes by itself.
         undisturbed = not team.computing and booking.computed_before == team.computed
-        if output_tokens < 2 or not undisturbed or not self.rates.wants_step(name, now):
+        if output_tokens < 2 or not undisturbed or now < booking.steps.fit.due_at:
             return
         rows, context = booking.steps.step_features()
         self.rates.decoded(
@@ -314,7 +320,7 @@ class RoutingMemory:
             seconds=(now - booking.streaming_at) / (output_tokens - 1),
             now=now,
         )
-        self.load.refresh(booking.steps.number)
+        self.load.learned(booking.steps.number)
 
     def _prompt_done(self, booking: _Booking, now: float) -> float | None:
         if booking.computed:

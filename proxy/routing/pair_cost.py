@@ -28,7 +28,8 @@ from .fleet import Fleet, Worker
 from .memory import IndexConfig, RoutingMemory
 from .observer import Leg as Side
 from .policy import Decision, may_split
-from .pools import EXACT, PoolViews
+from .pools import EXACT, PoolView, PoolViews
+from .prefix_index import PrefixMatch
 from .prices import DecodeTerms, Leg, Need, PrefillTerms, Scales, price_decode, price_prefill, work_scale
 from .rates import RateConfig
 from .view import RequestView
@@ -70,14 +71,14 @@ class PairCostConfig(
 class _Offer:
     """One decision's numbers."""
 
-    __slots__ = ("alone", "decode", "decode_terms", "fleet", "need", "prefill", "prefill_terms", "request")
+    __slots__ = ("alone", "decode", "decode_terms", "need", "prefill", "prefill_terms", "request", "view")
 
-    def __init__(self, request: RequestView, fleet: Fleet, need: Need, prefill: Leg, decode: Leg) -> None:
+    def __init__(self, request: RequestView, need: Need, view: PoolView, match: PrefixMatch) -> None:
         self.request = request
-        self.fleet = fleet
         self.need = need
-        self.prefill = prefill
-        self.decode = decode
+        self.view = view
+        self.prefill = Leg(view.prefill, match)
+        self.decode = Leg(view.decode, match)
         self.prefill_terms: dict[int, PrefillTerms] = {}
         self.decode_terms: dict[int, DecodeTerms] = {}
         self.alone: dict[int, tuple[float, ...]] = {}
@@ -85,10 +86,14 @@ class _Offer:
 
     def cheapest_prefills(self, most: int) -> list[int]:
         terms = self.prefill_terms
+        if len(terms) <= most:
+            return list(terms)
         return sorted(terms, key=lambda place: terms[place][-1])[:most]
 
     def cheapest_decodes(self, most: int) -> list[int]:
         terms = self.decode_terms
+        if len(terms) <= most:
+            return list(terms)
         return sorted(terms, key=lambda place: terms[place][-1])[:most]
 
 
@@ -105,7 +110,7 @@ class PairCost:
         scales = self._config.scales
         view = self._views.of(request.model, fleet.pool(request.model))
         match = self._memory.match(request, now)
-        offer = _Offer(request, fleet, self._need(request), Leg(view.prefill, match), Leg(view.decode, match))
+        offer = _Offer(request, self._need(request), view, match)
         leg = offer.decode
         places = self._shortlist(leg, request, Side.DECODE, now)
         if not places:
@@ -116,7 +121,7 @@ class PairCost:
             places = self._shortlist(leg, request, Side.PREFILL, now)
             scale = work_scale(scales, leg, places)
             offer.prefill_terms = price_prefill(scales, offer.need, leg, places, scale=scale, now=now)
-        pair = self._best_pair(offer)
+        pair = self._best_pair(offer, fleet)
         alone = self._best_alone(offer, pair is None, now)
         if pair is not None and (alone is None or pair[0] <= offer.alone[alone][-1]):
             return self._decision(offer, pair[1], pair[2])
@@ -200,32 +205,34 @@ class PairCost:
 
     # --- choosing
 
-    def _best_pair(self, offer: _Offer) -> tuple[float, int, int] | None:
+    def _best_pair(self, offer: _Offer, fleet: Fleet) -> tuple[float, int, int] | None:
         """Return cost and places of the cheapest pair."""
         if not offer.prefill_terms:
             return None
-        found = self._pairs(offer, offer.cheapest_prefills(PAIRED), offer.cheapest_decodes(PAIRED))
+        found = self._pairs(offer, fleet, offer.cheapest_prefills(PAIRED), offer.cheapest_decodes(PAIRED))
         if not found:
             # Hands not shaken where it would be best: look at all that were priced.
-            found = self._pairs(offer, list(offer.prefill_terms), list(offer.decode_terms))
-        return min(found, default=None)
+            found = self._pairs(offer, fleet, list(offer.prefill_terms), list(offer.decode_terms))
+        return min(found) if found else None
 
     def _pairs(
-        self, offer: _Offer, prefills: Sequence[int], decodes: Sequence[int]
+        self, offer: _Offer, fleet: Fleet, prefills: Sequence[int], decodes: Sequence[int]
     ) -> list[tuple[float, int, int]]:
         givers, takers = offer.prefill.view.workers, offer.decode.view.workers
-        may_pair, transfer_s = offer.fleet.may_pair, self._transfer_s
+        links, usual = self._memory.rates.links
+        scale, need = self._config.scales.transfer, offer.need
         found = []
         for d in decodes:
             taker = takers[d]
             if not may_split(offer.request, taker):
                 continue
-            depth, here = offer.decode.depths.get(d, 0), offer.decode_terms[d][2]
+            here, partners = offer.decode_terms[d][2], offer.view.partners(fleet, d)
+            missing = max(need.prompt_bytes - offer.decode.depths.get(d, 0) * need.key_bytes, 0.0)
             for p in prefills:
-                giver = givers[p]
-                if giver is not taker and may_pair(giver, taker):
-                    cost = offer.prefill_terms[p][3] + here + transfer_s(offer, giver, taker, depth)
-                    found.append((cost, p, d))
+                if p in partners:
+                    base_s, byte_s = links.get((givers[p].name, taker.name), usual).coefficients
+                    transfer = scale * (base_s + byte_s * missing)
+                    found.append((offer.prefill_terms[p][3] + here + transfer, p, d))
         return found
 
     def _transfer_s(self, offer: _Offer, giver: Worker, taker: Worker, depth: int) -> float:
@@ -254,7 +261,9 @@ class PairCost:
             interference = scales.interference * work * _crowd(leg, place)
             cost = wait + work + decode_wait + step + interference + doubt
             offer.alone[place] = (wait, work, 0.0, decode_wait, step, interference, doubt, cost)
-        return min(offer.alone, key=lambda place: offer.alone[place][-1], default=None)
+        if len(offer.alone) < 2:
+            return next(iter(offer.alone), None)
+        return min(offer.alone, key=lambda place: offer.alone[place][-1])
 
     def _disturbs(self, offer: _Offer, place: int) -> bool:
         """Whether others would feel it if the worker computed the prompt."""

@@ -5,23 +5,29 @@ and reads no clock. A new policy is one file, one test, and its settings in `pol
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
+
+import msgspec
 
 from .fleet import Fleet, Kind, Worker
 from .view import RequestView
 from .why import Why
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """Who serves a request."""
+class Decision(msgspec.Struct, frozen=True, eq=False):
+    """Who serves a request. Two are equal when they name the same workers."""
 
     decode: Worker
     prefill: Worker | None
     """None: the decode worker computes the prompt itself."""
-    why: Why | None = field(default=None, compare=False)
+    why: Why | None = None
     """Every candidate's terms; None from policies that weigh nothing."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Decision) and self.decode is other.decode and self.prefill is other.prefill
+
+    def __hash__(self) -> int:
+        return hash((self.decode, self.prefill))
 
 
 class Policy(Protocol):

@@ -4,10 +4,10 @@ Made once for each change of the pool: `fleet.pool` returns a new object wheneve
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 
-from .fleet import ModelPool, Worker
+from .fleet import Fleet, ModelPool, Worker
 from .load import DecodeRow, PrefillRow
 from .memory import RoutingMemory
 from .observer import Leg
@@ -47,7 +47,7 @@ class LegView:
         return place if self.workers[place].name == name else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PoolView:
     """Both legs of a model's pool."""
 
@@ -55,6 +55,23 @@ class PoolView:
     bits_version: int
     prefill: LegView
     decode: LegView
+    _handshakes: int = -1
+    _partners: dict[int, frozenset[int]] = field(default_factory=dict)
+
+    def partners(self, fleet: Fleet, decode: int) -> frozenset[int]:
+        """Return the places of the prefill workers that a decode worker may pull KV from."""
+        if self._handshakes != fleet.handshakes:
+            self._handshakes = fleet.handshakes
+            self._partners.clear()
+        found = self._partners.get(decode)
+        if found is None:
+            taker = self.decode.workers[decode]
+            found = self._partners[decode] = frozenset(
+                place
+                for place, giver in enumerate(self.prefill.workers)
+                if giver is not taker and fleet.may_pair(giver, taker)
+            )
+        return found
 
 
 class PoolViews:

@@ -30,7 +30,8 @@ class PrefillQueue:
         self.prompts += 1
         self._seconds += seconds
         self.uncached_tokens += uncached_tokens
-        self._sum_up()
+        self.clear_at = self.started_at + self._seconds
+        self.behind_first_s = max(self._seconds - self._first_s, 0.0)
 
     def remove(self, prompt: int, now: float) -> float | None:
         """A prompt was answered or given up. Return how long it was first in line; None if it never was."""
@@ -50,9 +51,6 @@ class PrefillQueue:
         if not prompts:
             # Exactly zero when empty, whatever rounding has left.
             self._seconds = self._first_s = self.uncached_tokens = 0.0
-        self._sum_up()
-        return took
-
-    def _sum_up(self) -> None:
         self.clear_at = self.started_at + self._seconds
         self.behind_first_s = max(self._seconds - self._first_s, 0.0)
+        return took

@@ -99,6 +99,10 @@ class PrefixMatch:
                 yield list(self._bits.chosen(chosen, values))
 
 
+NO_MATCH = PrefixMatch(WorkerBits(), [], None)
+"""Of a prompt shorter than a chunk."""
+
+
 class _Trust:
     """How much of what the index promised of one worker turned out to be there, lately."""
 

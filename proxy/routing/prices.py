@@ -102,7 +102,8 @@ def price_prefill(
             cached = min(depth * key_tokens * row.trust, prompt - 1.0)
         new = prompt - cached
         # Of the new tokens each attends to those cached and, in the mean, to half of the new ones.
-        work = scale * (row.base_s + new * (row.token_s + row.pair_s * (cached + new / 2)))
+        base_s, token_s, pair_s = row.fit.coefficients
+        work = scale * (base_s + new * (token_s + pair_s * (cached + new / 2)))
         wait, behind = row.clear_at - now, row.behind_first_s
         if wait < behind:
             if row.prompts:

@@ -5,15 +5,15 @@
     step     = base + per_row * sequences in the batch + per_context_token * tokens of context in the batch
 
 A fit that is settled learns at an even pace, however much traffic there is: resting on its last hundred
-observations, it would else follow the last tenth of a second, and cost more than all decisions. `wants_...`
-say whether an observation is worth making.
+observations, it would else follow the last tenth of a second, and cost more than all decisions. `due_at`
+of a fit says when an observation is wanted.
 
 The policy file gives the priors. A worker or link that is new starts from what its fleet has taught so far,
 and a fleet that is new from the priors. No clock, no I/O.
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Annotated, Generic, TypeVar
 
 import msgspec
@@ -87,18 +87,6 @@ class Rates:
         """Return the expected time of one decode step over `rows` sequences with `context_tokens` in all."""
         return self._step.fit(worker).predict((1.0, rows, context_tokens))
 
-    def wants_prefill(self, worker: str, now: float) -> bool:
-        """Whether the worker's fit is to learn from a prefill now."""
-        return self._prefill.wants(worker, now)
-
-    def wants_transfer(self, prefill: str, decode: str, now: float) -> bool:
-        """Whether the link's fit is to learn from a transfer now."""
-        return self._transfer.wants((prefill, decode), now)
-
-    def wants_step(self, worker: str, now: float) -> bool:
-        """Whether the worker's fit is to learn from a decode step now."""
-        return self._step.wants(worker, now)
-
     def prefilled(
         self, worker: str, *, uncached_tokens: float, cached_tokens: float = 0.0, seconds: float
     ) -> None:
@@ -142,6 +130,11 @@ class Rates:
         return self._transfer.fit((prefill, decode))
 
     @property
+    def links(self) -> tuple[Mapping[tuple[str, str], DecayedFit], DecayedFit]:
+        """The links that have a fit of their own, and the fit of all others."""
+        return self._transfer.members, self._transfer.fleet
+
+    @property
     def fleet_transfer_fit(self) -> DecayedFit:
         """The fit of all links together, which stands for those that were not seen: base, per byte."""
         return self._transfer.fleet
@@ -168,21 +161,17 @@ class _Fits(Generic[Key]):
     def __init__(self, config: RateConfig, prior: Sequence[float]) -> None:
         self._config = config
         self.fleet = self._start(prior)
-        self._members: OrderedDict[Key, DecayedFit] = OrderedDict()
+        self.members: OrderedDict[Key, DecayedFit] = OrderedDict()
 
     @property
     def keys(self) -> list[Key]:
-        return list(self._members)
+        return list(self.members)
 
     def fit(self, key: Key) -> DecayedFit:
-        return self._members.get(key, self.fleet)
-
-    def wants(self, key: Key, now: float) -> bool:
-        member = self._members.get(key)
-        return member is None or now >= member.due_at
+        return self.members.get(key, self.fleet)
 
     def observe(self, key: Key, features: Sequence[float], seconds: float, now: float) -> None:
-        member = self._members.get(key)
+        member = self.members.get(key)
         if member is None:
             learned = zip(self.fleet.coefficients, self.fleet.prior, strict=True)
             member = self._start([max(value, prior / 1000) for value, prior in learned])
@@ -190,14 +179,14 @@ class _Fits(Generic[Key]):
         if member.observations >= SETTLED:
             member.due_at = now + PAUSE_S
         self.fleet.observe(features, seconds)
-        self._members[key] = member
-        self._members.move_to_end(key)
-        if len(self._members) > self._config.most_links:
-            self._members.popitem(last=False)
+        self.members[key] = member
+        self.members.move_to_end(key)
+        if len(self.members) > self._config.most_links:
+            self.members.popitem(last=False)
 
     def forget(self, keys: set[Key]) -> None:
         for key in keys:
-            self._members.pop(key, None)
+            self.members.pop(key, None)
 
     def _start(self, prior: Sequence[float]) -> DecayedFit:
         return DecayedFit(

@@ -140,12 +140,20 @@ class DecodeSlots:
         return found
 
     def _change(self, worker: str, tokens: int, holders: int) -> None:
-        slots = self._workers.setdefault(worker, _WorkerSlots())
-        self._unlist(worker, slots)
+        slots = self._workers.get(worker)
+        if slots is None:
+            slots = self._workers[worker] = _WorkerSlots()
+        before, was_empty = slots.capacity_tokens - slots.held_tokens, not slots.holders
         slots.held_tokens += tokens
         slots.holders += holders
-        self._list(worker, slots)
-        self._drop_if_done(worker, slots)
+        after, is_empty = slots.capacity_tokens - slots.held_tokens, not slots.holders
+        for model in slots.models:
+            room = self._rooms[model]
+            del room.ascending[bisect_left(room.ascending, (before, worker))]
+            insort(room.ascending, (after, worker))
+            room.empty += is_empty - was_empty
+        if not slots.models:
+            self._drop_if_done(worker, slots)
 
     def _list(self, worker: str, slots: _WorkerSlots) -> None:
         for model in slots.models:

@@ -1,7 +1,7 @@
 """One request as admission sees it: what it needs, under which terms, and where it stands."""
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .tenants import Terms
 from .view import RequestView
@@ -29,7 +29,8 @@ class Ticket:
     due_at: float = 0.0
     """When it is refused if it still waits."""
 
-    @property
-    def tokens(self) -> int:
-        """KV tokens that a decode worker sets aside: the prompt, and every answer's expected length."""
-        return self.request.prompt_tokens + self.request.output_tokens * self.request.answers
+    tokens: int = field(init=False)
+    """KV tokens that a decode worker sets aside: the prompt, and every answer's expected length."""
+
+    def __post_init__(self) -> None:
+        self.tokens = self.request.prompt_tokens + self.request.output_tokens * self.request.answers

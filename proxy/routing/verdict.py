@@ -3,6 +3,8 @@
 import enum
 from dataclasses import dataclass, field
 
+import msgspec
+
 from .policy import Decision
 from .ticket import Ticket
 
@@ -20,8 +22,7 @@ class RefusalReason(enum.Enum):
     """Nobody serves the model now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(msgspec.Struct, frozen=True):
     """Send the first leg of `decision`: its decode slot is granted."""
 
     ticket: Ticket
@@ -29,8 +30,7 @@ class Start:
     waited_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Refuse:
+class Refuse(msgspec.Struct, frozen=True):
     """Answer 429, or 503 without workers."""
 
     ticket: Ticket

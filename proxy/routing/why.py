@@ -6,6 +6,8 @@ A policy keeps the plain numbers it compared; they become named records only whe
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
+
 from .fleet import Worker
 
 Row = tuple[Worker | None, Worker | None, tuple[float, ...]]
@@ -22,8 +24,7 @@ class Candidate:
     chosen: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Why:
+class Why(msgspec.Struct, frozen=True, eq=False):
     """What was compared in one decision."""
 
     unit: str

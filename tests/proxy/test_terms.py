@@ -5,6 +5,7 @@ import hashlib
 import pytest
 
 from baton.proxy.body import BodyError
+from baton.proxy.request import ClientRequest
 from baton.proxy.routing.tenants import OPEN_HOUSE, KeyConfig, TenantConfig, Tenants, TenantsConfig, Terms
 from baton.proxy.routing.ticket import Ticket
 from baton.proxy.routing.verdict import RefusalReason, Refuse
@@ -20,7 +21,9 @@ LOCKED = Tenants(
 
 
 def terms(*headers: tuple[bytes, bytes], tenants: Tenants = LOCKED) -> Terms:
-    return read_terms(headers, tenants)
+    request = ClientRequest(headers=list(headers))
+    request.sort_headers()
+    return read_terms(request.given, tenants)
 
 
 def test_key_priority_and_patience_are_read() -> None:

@@ -60,7 +60,7 @@ def test_idle_workers_are_ready_first_the_fastest_of_them_before_all() -> None:
         number = loads.number(name)
         for _ in range(30):
             rates.prefilled(name, uncached_tokens=1000, seconds=1000 * per_token_s)
-        loads.refresh(number)
+        loads.learned(number)
     loads.prompt_sent(loads.prefill_row("busy"), 1, seconds=1.0, uncached_tokens=1.0, now=5.0)
 
     ready = {name: loads.prefill_row(name).ready for name in ("slow", "fast", "busy")}

@@ -108,11 +108,11 @@ def test_a_settled_fit_wants_observations_at_an_even_pace_and_a_new_one_all_it_c
     rates, now, taken = Rates(RateConfig()), 0.0, 0
     for _ in range(10_000):
         now += 0.001
-        if rates.wants_step("d", now):
+        if rates.decode_step_fit("d").due_at <= now:
             taken += 1
             rates.decoded("d", rows=4, context_tokens=1000, seconds=0.02, now=now)
 
     assert 10.0 / 0.06 < taken < 10.0 / 0.05 + 60
-    assert rates.wants_step("another", now)
+    assert rates.decode_step_fit("another").due_at <= now
     rates.forget("d")
-    assert rates.wants_step("d", now)
+    assert rates.decode_step_fit("d").due_at <= now
