@@ -10,6 +10,7 @@ The life of a request, and the file it happens in:
     5. leg.py        one leg on a worker: prefill's answer is read; relay_leg.py: decode's is passed on
     6. upstream.py   kept-alive connections to one worker
     7. reaper.py     tells workers to drop what nobody waits for
+       resumption.py a stream whose worker died is computed again (resume_leg.py, continuation.py)
 
 Beside it: prober.py (who is there, who shook hands), fleet_keeper.py (workers added, drained and removed, as
 discovery/ or an admin call wants it), policy_watch.py (policy files that change), admin.py (`/v1/models`,

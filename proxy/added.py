@@ -1,7 +1,8 @@
 """What the proxy has to say of its own: header lines beside an answer, errors in its place. No I/O."""
 
 from .answer import AnswerHead
-from .errors import ApiError, unavailable, upstream_failed
+from .errors import ApiError, stream_broken, unavailable, upstream_failed
+from .gate import closing_chunks
 from .routing.fleet import Worker
 from .routing.life import Failure, Fault
 
@@ -28,3 +29,9 @@ def added_lines(
     if not keep_alive and not head.has(b"connection"):
         lines += "Connection: close\r\n"
     return lines.encode()
+
+
+def last_event(failure: Failure, *, chunked: bool) -> bytes:
+    """Return the error event that ends a stream early, in the framing of its answer."""
+    event = stream_broken(f"the worker's answer broke off: {failure.detail}").event()
+    return closing_chunks(event) if chunked else event

@@ -29,6 +29,9 @@ PREFILL_DROPS = ("stream_options", "min_tokens", "best_of")
 SPLICED_BYTES = 16 * 1024
 """A body from this size on is sent in pieces; of a smaller one a copy costs less."""
 TEXT_BYTES_PER_TOKEN = 4
+_BESIDE_TEXT = ("logprobs", "return_token_ids", "best_of", "use_beam_search", "prompt_logprobs")
+"""Fields that ask for more than one text, or for tokens beside it."""
+_ZEROS = (b"0", b"0.0", b"0.00")
 _LIMITS = ("max_completion_tokens", "max_tokens")
 _FIRST_ITEM_BYTES = 16
 _PROMPTS = (b'"', b"[", b"{")
@@ -120,13 +123,34 @@ class RequestBody:
         del fields["messages"]
         return [b'{"messages":', memoryview(messages), b"," + _encode(fields)[1:]]
 
-    def for_decode(self, kv: msgspec.Raw | None) -> list[bytes | memoryview]:
-        """Return the decode leg's body in pieces: the client's bytes, with `kv` spliced in if given."""
-        if kv is None:
+    @property
+    def length(self) -> int:
+        """Bytes of the body."""
+        return len(self._raw)
+
+    def streams_one_text(self) -> bool:
+        """Whether one answer is asked for, as a stream, of nothing but text."""
+        fields = self._fields
+        if not self._says("stream") or any(map(self._says, _BESIDE_TEXT)):
+            return False
+        one_prompt = "prompt" not in fields or self.prompt_count() in (None, 1)
+        return one_prompt and ("n" not in fields or self.answers() == 1)
+
+    def repeats_itself(self) -> bool:
+        """Whether the request says that it gets the same answer whenever it is computed."""
+        temperature = self._fields.get("temperature")
+        return self._says("seed") or (temperature is not None and bytes(temperature) in _ZEROS)
+
+    def for_decode(self, kv: msgspec.Raw | None, seed: int | None = None) -> list[bytes | memoryview]:
+        """Return the decode leg's body in pieces: the client's bytes, with what is given spliced in."""
+        if kv is None and seed is None:
             return [self._raw]
         end = self._raw.rindex(b"}")
         comma = b"," if self._fields else b""
-        splice = b'%b"kv_transfer_params":%b}' % (comma, kv)
+        splice = b"" if kv is None else b'%b"kv_transfer_params":%b' % (comma, kv)
+        if seed is not None:
+            splice += b'%b"seed":%d' % (b"," if splice else comma, seed)
+        splice += b"}"
         if len(self._raw) < SPLICED_BYTES:
             return [self._raw[:end] + splice]
         return [memoryview(self._raw)[:end], splice]

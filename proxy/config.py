@@ -89,6 +89,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Longest request head; a longer one is answered 431."""
     idle_connections: Annotated[int, msgspec.Meta(ge=0)] = 1024
     """Kept-alive connections per worker."""
+    replay_bytes: Annotated[int, msgspec.Meta(ge=0)] = 64 * 1024 * 1024
+    """Kept of streams under way, so that they can be continued elsewhere; 0: those that break off end."""
     lost_attempts: Count = 3
     """Workers that may die or hang with a request before it is given up: it may be what kills them."""
 

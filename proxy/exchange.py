@@ -8,18 +8,15 @@ from typing import assert_never
 
 import msgspec
 
-from .added import added_lines, refusal
-from .body import BodyError, PrefillAnswer, RequestBody, read_prefill_answer
-from .errors import ApiError, stream_broken, unavailable, upstream_failed
+from .added import added_lines, last_event, refusal
+from .body import BodyError, RequestBody, read_prefill_answer
+from .errors import ApiError, unavailable, upstream_failed
 from .front import ClientConnection
-from .gate import closing_chunks
 from .hub import Hub
 from .intake import life_of
 from .leg import Leg, PrefillLeg
 from .notes import note_end, note_prefill, note_stream
-from .paired_leg import PairedLeg
 from .relay_leg import RelayLeg
-from .rendezvous import meeting
 from .request import ClientRequest, LegHead
 from .routing.fleet import Worker
 from .routing.life import (
@@ -143,35 +140,11 @@ class Exchange:
         leg = self._leg
         if failure.fault in ANSWERED and leg is not None and leg.whole:
             self._last_answer = leg
-        worker = self._prefill if isinstance(leg, PrefillLeg) else self._decode
-        if worker is not None:
-            logger.info("%s: %s %s: %s", self.request_id, worker.name, failure.fault.value, failure.detail)
+        self._log_failure(failure)
         life = self._living()
         beside = life.phase is Phase.BOTH and isinstance(leg, PrefillLeg)
         self._run(life.leg_failed(failure, self.now(), partner=beside))
         self._hub.desk.rearm()
-
-    # --- told by the leg of a pair, of prefill
-
-    def partner_answered(self, answer: PrefillAnswer) -> None:
-        """Prefill is done, and decode was asked already."""
-        now, life = self.now(), self._living()
-        self._hub.counters.prefill_s.observe(now - self._leg_started_at)
-        note_prefill(self._hub, life.request, answer, now)
-        self._set_due(self._hub.config.timeouts.first_byte_s)
-        self._run(life.partner_answered())
-
-    def partner_rejected(self, partner: PrefillLeg) -> None:
-        """Prefill finds fault with the request."""
-        self._leg = partner
-        self.leg_rejected()
-
-    def partner_failed(self, partner: PrefillLeg, failure: Failure) -> None:
-        """Prefill failed."""
-        self._leg = partner
-        self.leg_failed(failure)
-
-    # --- told by the leg
 
     def leg_resent(self) -> None:
         """A kept-alive connection was stale."""
@@ -188,9 +161,13 @@ class Exchange:
 
     def leg_broken(self, failure: Failure) -> None:
         """The answer stopped after the client had seen some of it."""
-        if self._decode is not None:
-            logger.info("%s: %s broke off: %s", self.request_id, self._decode.name, failure.detail)
+        self._log_failure(failure)
         self._run(self._living().stream_broken(failure, self.now()))
+
+    def _log_failure(self, failure: Failure) -> None:
+        worker = self._prefill if isinstance(self._leg, PrefillLeg) else self._decode
+        if worker is not None:
+            logger.info("%s: %s %s: %s", self.request_id, worker.name, failure.fault.value, failure.detail)
 
     # --- told by the client's connection
 
@@ -273,7 +250,7 @@ class Exchange:
     def _send_prefill(self, command: SendPrefill) -> None:
         self._prefill, self._kv = command.worker, None
         pool = self._hub.pools[command.worker.name]
-        pieces = self._whole(pool, command.wire_id, self._sendable().for_prefill())
+        pieces = self._head.whole(pool.host_header, command.wire_id, self._sendable().for_prefill())
         self._start(PrefillLeg(self, pool, pieces), self._hub.config.timeouts.prefill_s)
 
     def _send_decode(self, command: SendDecode) -> None:
@@ -281,24 +258,20 @@ class Exchange:
         if not command.with_kv:
             self._prefill = None
         pool = self._hub.pools[command.worker.name]
-        body = self._sendable().for_decode(self._kv if command.with_kv else None)
-        pieces = self._whole(pool, command.wire_id, body, http_1_0=self._request.http_1_0)
-        self._start(RelayLeg(self, pool, pieces), self._hub.config.timeouts.first_byte_s)
+        body = self._sendable().for_decode(self._kv if command.with_kv else None, self._seed(command.worker))
+        pieces = self._head.whole(pool.host_header, command.wire_id, body, http_1_0=self._request.http_1_0)
+        self._start(self._relay_leg(pool, pieces), self._hub.config.timeouts.first_byte_s)
 
-    def _whole(self, pool: Pool, wire_id: str, body: Pieces, *, http_1_0: bool = False) -> Pieces:
-        """Return a leg's whole request; a short one in one piece."""
-        if len(body) == 1:
-            [text] = body
-            return [self._head.build(pool.host_header, wire_id, len(text), http_1_0=http_1_0) + text]
-        length = sum(map(len, body))
-        return [self._head.build(pool.host_header, wire_id, length, http_1_0=http_1_0), *body]
+    def _seed(self, worker: Worker) -> int | None:
+        """Return what the answer is to be drawn by, if the client did not say."""
+        return None
+
+    def _relay_leg(self, pool: Pool, pieces: Pieces) -> RelayLeg:
+        return RelayLeg(self, pool, pieces)
 
     def _send_both(self, command: SendBoth) -> None:
-        self._prefill, self._decode = command.prefill, command.decode
-        pools = self._hub.pools[command.prefill.name], self._hub.pools[command.decode.name]
-        prefill, decode = meeting(command, self._sendable(), self._head, pools, self._request.http_1_0)
-        leg = PairedLeg(self, pools[1], decode, pools[0], prefill)
-        self._start(leg, self._hub.config.timeouts.prefill_s)
+        """Ask two at once: see `pair_exchange`."""
+        raise NotImplementedError
 
     def _start(self, leg: PrefillLeg | RelayLeg, timeout_s: float) -> None:
         self._leg = leg
@@ -309,7 +282,8 @@ class Exchange:
     def _relay(self) -> None:
         leg = self._leg
         assert leg is not None
-        self._forget_body()
+        if not self._keeps(leg):
+            self._forget_body()
         if isinstance(leg, PrefillLeg):
             self._client.transport.write(leg.answer_bytes(self._lines(leg)))
             self.leg_ended()
@@ -319,6 +293,10 @@ class Exchange:
         leg.relay_to(self._client.transport.write, self._lines(leg))
         if self._client.stalled and leg is self._leg:
             self.pause()
+
+    def _keeps(self, leg: Leg) -> bool:
+        """Whether the request may have to be sent again while its answer is relayed."""
+        return False
 
     def _relay_last_answer(self) -> None:
         leg = self._last_answer
@@ -334,14 +312,12 @@ class Exchange:
     def _tell_broken(self, failure: Failure) -> None:
         """End an event stream by an error event; cut anything else, so that its framing shows the loss."""
         leg = self._leg
-        keep_alive = False
-        if isinstance(leg, RelayLeg) and leg.mendable:
-            event = stream_broken(f"the worker's answer broke off: {failure.detail}").event()
-            assert leg.head is not None
-            self._client.transport.write(closing_chunks(event) if leg.head.chunked else event)
-            # A whole chunked answer leaves the connection in order for the next request.
-            keep_alive = leg.head.chunked and leg.head.lets_client_stay
-        self._finish(keep_alive=keep_alive)
+        if not isinstance(leg, RelayLeg) or leg.head is None or not leg.mendable:
+            self._finish(keep_alive=False)
+            return
+        self._client.transport.write(last_event(failure, chunked=leg.head.chunked))
+        # A whole chunked answer leaves the connection in order for the next request.
+        self._finish(keep_alive=leg.head.chunked and leg.head.lets_client_stay)
 
     def _answer_error(self, error: ApiError) -> None:
         keep = self._request.keep_alive

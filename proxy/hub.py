@@ -9,6 +9,7 @@ from .admission_desk import AdmissionDesk
 from .config import ProxyConfig
 from .counters import Counters
 from .policy_watch import PolicyWatch
+from .replay import Replays
 from .routing.cache_use import CacheUse
 from .routing.courses import Courses
 from .routing.decision_log import DecisionLog
@@ -59,6 +60,8 @@ class Hub:
     """Connections to the admin application."""
     watch: Watch
     messages: Messages
+    replays: Replays
+    """Streams that can be continued when their worker dies."""
     now: Callable[[], float] = field(init=False)
     """Returns the time on the loop's clock."""
     counters: Counters = field(default_factory=Counters)

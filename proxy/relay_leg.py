@@ -24,7 +24,7 @@ FINAL_EVENT = b"[DONE]\n\n"
 class RelayLeg(Leg):
     """Relays an answer."""
 
-    __slots__ = ("_body_expected", "_gate", "_sink", "_tail", "_usage_read", "_waiting", "events")
+    __slots__ = ("_body_expected", "_gate", "_sink", "_tail", "_usage_read", "_waiting", "events", "kept")
 
     def __init__(self, owner: LegOwner, pool: Pool, pieces: Pieces, *, body_expected: bool = True) -> None:
         """`body_expected` is False for the answer to a HEAD request."""
@@ -35,6 +35,8 @@ class RelayLeg(Leg):
         self._tail = b""
         self._body_expected = body_expected
         self._usage_read = b""
+        self.kept: list[bytes] | None = None
+        """What was relayed after the head, where somebody wants it kept."""
         self.events = 0
         """Server-sent events that were relayed."""
 
@@ -64,6 +66,12 @@ class RelayLeg(Leg):
         assert self.head is not None
         return self.head.with_lines(lines) + self._waiting
 
+    def relayed(self) -> bytes:
+        """Return what was kept, as far as the client got it."""
+        kept = b"".join(self.kept or ())
+        held = 0 if self._gate is None else len(self._gate.held)
+        return kept[: len(kept) - held]
+
     def relay_to(self, sink: Callable[[bytes], None], lines: bytes) -> None:
         """Write the head, with header lines added, and everything after it to `sink`."""
         assert self.head is not None
@@ -72,6 +80,8 @@ class RelayLeg(Leg):
         waiting, self._waiting = self._waiting, b""
         self.events = waiting.count(b"\n\n")
         self._usage_read = waiting
+        if self.kept is not None:
+            self.kept.append(waiting)
         if not self._complete and self.head.event_stream and self.head.chunked:
             self._gate = ChunkGate()
             if not waiting.endswith(EVENT_END):
@@ -97,6 +107,8 @@ class RelayLeg(Leg):
         if self.cancelled:
             self.fail(Failure(Fault.MALFORMED, "two answers to one request"))
             return
+        if (kept := self.kept) is not None:
+            kept.append(data)
         self.events += data.count(b"\n\n")
         if USAGE in data:
             self._usage_read = data

@@ -98,6 +98,15 @@ class LegHead:
         self.session = request.given.get(b"x-session-id", b"")
         """The client's `X-Session-ID`; workers get it too."""
 
+    def whole(
+        self, host: bytes, wire_id: str, body: list[bytes | memoryview], *, http_1_0: bool = False
+    ) -> list[bytes | memoryview]:
+        """Return a leg's whole request in pieces; a short one in one piece."""
+        if len(body) == 1:
+            [text] = body
+            return [self.build(host, wire_id, len(text), http_1_0=http_1_0) + text]
+        return [self.build(host, wire_id, sum(map(len, body)), http_1_0=http_1_0), *body]
+
     def build(self, host: bytes, wire_id: str, body_length: int, *, http_1_0: bool = False) -> bytes:
         """Return the head of a leg with a JSON body."""
         request = self._request

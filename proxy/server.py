@@ -28,7 +28,6 @@ from .config import ConfigError, ProxyConfig, Timeouts
 from .control import WorkerControl
 from .discovery.roster import Roster
 from .discovery.sources import discover, source_of
-from .exchange import Exchange
 from .fleet_keeper import FleetKeeper
 from .front import ClientConnection, Clients, Serving
 from .hub import Hub
@@ -37,7 +36,9 @@ from .policy_watch import PolicyWatch, open_courses
 from .prober import Prober
 from .readiness import is_complete, is_ready
 from .reaper import Reaper
+from .replay import Replays
 from .request import ClientRequest
+from .resumption import ResumableExchange
 from .routing.cache_use import CacheUse
 from .routing.courses import Courses
 from .routing.decision_log import DecisionLog
@@ -112,7 +113,7 @@ class Proxy:
         return ClientConnection(self._serve, self.clients, self.hub.watch, config.limits, config.timeouts)
 
     def _serve(self, client: ClientConnection, request: ClientRequest) -> Serving:
-        serving = Exchange if request.is_completion else AdminRelay
+        serving = ResumableExchange if request.is_completion else AdminRelay
         return serving(self.hub, client, request)
 
     async def listen(self, *, shared: bool = False) -> None:
@@ -141,6 +142,7 @@ class Proxy:
         """Drop what is left."""
         self.hub.watch.close()
         self.hub.desk.close()
+        self.hub.replays.close()
         for client in list(self.clients.open):
             client.transport.abort()
         for pool in (*self.hub.pools.values(), self.hub.admin_pool):
@@ -267,6 +269,7 @@ def _build(
         admin_pool=Pool(UnixAddress(admin_socket), tasks, connect_timeout_s=5.0, max_idle=64),
         watch=Watch(loop, _sweep_s(config.timeouts)),
         messages=Messenger(reaper, prober),
+        replays=Replays(config.limits.replay_bytes, loop),
     )
     links = None if place is None else _links(place, publisher, hub)
     return Proxy(hub, prober, reaper, FleetKeeper(hub, prober, controls, session, tasks), links)
@@ -276,7 +279,7 @@ def _links(place: Place, publisher: Publisher, hub: Hub) -> SiblingLinks:
     learners = (hub.courses, hub.cache_use)
 
     def shadows() -> Shadows:
-        return Shadows(hub.router, learners, lambda ticket: hub.desk.release(ticket, hub.now()))
+        return Shadows(hub.router, learners, hub.desk.release)
 
     return SiblingLinks(place, publisher, hub.router, hub.messages, shadows)
 

@@ -9,7 +9,8 @@
 
 A leg that fails before the first byte is tried on another worker, to which its decode slot moves. When it was
 the decode leg, prefill is done again, since the KV may be read or freed by now. A worker's final 4xx goes to
-the client as it is. Whatever may still hold work or KV for the request is told so by an explicit `Abort`.
+the client as it is. A stream that breaks off is computed again elsewhere and continued, where the shell can.
+Whatever may still hold work or KV for the request is told so by an explicit `Abort`.
 """
 
 import enum
@@ -138,7 +139,7 @@ class RequestLife:
     """The state of one request. Every event returns the commands that follow from it, in order."""
 
     __slots__ = (
-        "_attempt", "_kv_held", "_lost", "_outcome", "_prefilling",
+        "_attempt", "_begun", "_kv_held", "_lost", "_outcome", "_prefilling",
         "decision", "phase", "request", "router", "ticket", "wire_id",
     )  # fmt: skip
 
@@ -149,6 +150,7 @@ class RequestLife:
         self.phase = Phase.NEW
         self.decision: Decision | None = None
         self._attempt = 0
+        self._begun = False  # the client has the beginning of an answer that is computed again
         self._lost = 0
         self._kv_held = False
         self._prefilling = False
@@ -227,10 +229,11 @@ class RequestLife:
         leg = Leg.PREFILL if partner or self.phase is Phase.PREFILL else Leg.DECODE
         commands = self._blame(failure, leg, now)
         self._lost += failure.fault in DEADLY or failure.after_loss
-        retried = self._try_elsewhere(failure, now)
-        if not isinstance(retried[0], Refuse | RelayLastAnswer):
-            self.router.counts.retries[leg.value] += 1
-        return commands + retried
+        again = self._elsewhere(now)
+        if again is None:
+            return commands + self._give_up(failure)
+        self.router.counts.retries[leg.value] += 1
+        return commands + again
 
     def stream_ended(self) -> list[Command]:
         """The answer went to the client whole."""
@@ -239,6 +242,7 @@ class RequestLife:
         if self._kv_held:
             self._kv_held = False
             self.router.ledger.on(self.wire_id, HandoverEvent.FREE)
+        self.router.counts.resumed += self._begun
         return self._finish(self._outcome)
 
     def stream_broken(self, failure: Failure, now: float) -> list[Command]:
@@ -249,6 +253,15 @@ class RequestLife:
         self.router.fleet.failed(decision.decode, now)
         commands += self._abort_both()
         return commands + self._finish(Outcome.BROKEN)
+
+    def stream_lost(self, failure: Failure, now: float) -> list[Command]:
+        """The same, but another worker may compute the answer again and go on where it stopped."""
+        assert self.phase is Phase.RELAY, self.phase
+        commands = self._blame(failure, Leg.DECODE, now)
+        self._begun = True
+        self._lost += failure.fault in DEADLY
+        again = self._elsewhere(now)
+        return commands + (self._give_up(failure) if again is None else again)
 
     def client_gone(self) -> list[Command]:
         """Nobody waits for the answer any more."""
@@ -261,12 +274,13 @@ class RequestLife:
 
     # --- choosing
 
-    def _try_elsewhere(self, failure: Failure, now: float) -> list[Command]:
+    def _elsewhere(self, now: float) -> list[Command] | None:
+        """Begin anew on other workers; None without any, or if it may be the request that kills them."""
         if self._lost >= self.router.max_lost_attempts:
-            return self._give_up(failure)
+            return None
         decision = self.router.admission.replace(self.ticket, now)
         if decision is None:
-            return self._give_up(failure)
+            return None
         self._attempt += 1
         self.router.ids.release(self.wire_id)
         self._claim(f"{self.request.request_id}-retry{self._attempt}")
@@ -292,6 +306,9 @@ class RequestLife:
         return [SendPrefill(prefill, self.wire_id)]
 
     def _give_up(self, failure: Failure) -> list[Command]:
+        if self._begun:
+            self._finish(Outcome.BROKEN)
+            return [TellBroken(failure)]
         if failure.fault in ANSWERED:
             last: Command = RelayLastAnswer()
             outcome = Outcome.UNAVAILABLE if failure.fault is Fault.BUSY else Outcome.FAILED

@@ -34,7 +34,7 @@ class Shadows:
     """The requests of one sibling."""
 
     def __init__(
-        self, router: Router, observers: Sequence[Observer], release: Callable[[Ticket], None]
+        self, router: Router, observers: Sequence[Observer], release: Callable[[Ticket, float], None]
     ) -> None:
         """`observers` learn from them; `release` gives a slot back and starts who waited for it."""
         self._router = router
@@ -69,7 +69,7 @@ class Shadows:
                 leg = Leg.PREFILL if event.by_prefill else Leg.DECODE
                 for observer in self._observers:
                     observer.failed(shadow.ticket.request, leg, event.at)
-                self._unbook(event.flight)
+                self._unbook(event.flight, event.at)
             case _:
                 assert_never(event)
 
@@ -119,12 +119,12 @@ class Shadows:
     def _ended(self, flight: int, output_tokens: int | None, now: float) -> None:
         for observer in self._observers:
             observer.ended(self._flights[flight].ticket.request, output_tokens=output_tokens, now=now)
-        self._unbook(flight)
+        self._unbook(flight, now)
 
-    def _unbook(self, flight: int) -> None:
+    def _unbook(self, flight: int, now: float) -> None:
         shadow = self._flights.pop(flight)
         request = shadow.ticket.request
         if shadow.prefilling:
             self._router.prefill_done(request, shadow.decision)
         self._router.decode_done(request, shadow.decision)
-        self._release(shadow.ticket)
+        self._release(shadow.ticket, now)

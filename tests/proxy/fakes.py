@@ -390,6 +390,10 @@ class RawClient:
         answer.status = parser.get_status_code()
         return answer
 
+    async def answer_rest(self) -> bytes:
+        """Read the rest of a chunked answer whose beginning was read already."""
+        return await self.reader.readuntil(b"0\r\n\r\n")
+
     async def at_end(self) -> bool:
         """Whether the proxy has closed: waits for bytes or the end."""
         return await self.reader.read(1) == b""

@@ -228,7 +228,7 @@ BREAKS = {
     "within a chunk's size": FIRST + SECOND[:1],
     "after a chunk's data": FIRST + SECOND[:-2],
     "within a chunk's end": FIRST + SECOND[:-1],
-    "within the end": FIRST + SECOND + chunked(DONE) + b"0\r\n",
+    "before the last event": FIRST + SECOND,
 }
 
 

@@ -29,8 +29,8 @@ class Process:
         for name in ("d0", "d1"):
             self.router.admission.offer(name, {"m"}, None, 0.0)
 
-    def release(self, ticket: Ticket) -> None:
-        self.router.admission.release(ticket, 0.0)
+    def release(self, ticket: Ticket, now: float) -> None:
+        self.router.admission.release(ticket, now)
 
     def request(self) -> RequestLife:
         """Have a request begin."""

@@ -1,0 +1,122 @@
+"""Which streams could be continued if their worker died, and the memory that this may take.
+
+A stream is kept as references to the bytes that were relayed, with its request. A timer looks at how much
+that is: where all streams together have more than the budget, the longest are kept no longer, and end by an
+error if they break off.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .body import RequestBody
+from .relay_leg import RelayLeg
+from .routing.fleet import Kind
+from .told import Told, read_told, unchunked
+
+LOOK_S = 0.5
+SEED_BITS = 31
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A stream that broke off and can be continued."""
+
+    told: Told
+    chunked: bool
+    """How the answer was begun: else its end is the connection's."""
+    stays: bool
+    """Whether the client's connection can carry another answer afterwards."""
+
+
+@dataclass(slots=True, eq=False)
+class Replay:
+    """One stream that could be computed again."""
+
+    body_bytes: int
+    seed: int | None = None
+    """Given to the request by the proxy, so that it can be."""
+    leg: RelayLeg | None = None
+    """The leg under way, while it is kept."""
+    forget: Callable[[], None] | None = None
+    """Lets go of the request."""
+
+    @property
+    def kept_bytes(self) -> int:
+        """What it takes."""
+        return 0 if self.leg is None else self.body_bytes + self.leg.received
+
+
+def replay_of(body: RequestBody, decode: Kind) -> Replay | None:
+    """Return how a stream can be computed again; None if its worker might give another answer."""
+    if decode is Kind.SGLANG or not body.streams_one_text():
+        return None
+    if body.repeats_itself():
+        return Replay(body.length)
+    # Our workers draw by (seed, place of the token), with a seed of their own where none is given.
+    return Replay(body.length, random.getrandbits(SEED_BITS)) if decode is Kind.BATON else None
+
+
+def broken_stream(leg: RelayLeg) -> Broken | None:
+    """Return a stream as far as it came; None if it was not kept or cannot be continued."""
+    head = leg.head
+    if leg.kept is None or head is None or not leg.mendable:
+        return None
+    body = unchunked(leg.relayed()) if head.chunked else leg.relayed()
+    told = None if body is None else read_told(body)
+    return None if told is None else Broken(told, head.chunked, head.lets_client_stay)
+
+
+class Replays:
+    """The streams that are kept."""
+
+    def __init__(self, most_bytes: int, loop: asyncio.AbstractEventLoop) -> None:
+        self._most_bytes = most_bytes
+        self._loop = loop
+        self._kept: set[Replay] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def kept_bytes(self) -> int:
+        """What all of them take."""
+        return sum(each.kept_bytes for each in self._kept)
+
+    def keep(self, replay: Replay, leg: RelayLeg, forget: Callable[[], None]) -> bool:
+        """Keep what `leg` relays from now on; return whether that is done."""
+        if not self._most_bytes or not leg.head or not leg.head.event_stream or leg.whole:
+            return False
+        replay.leg, replay.forget, leg.kept = leg, forget, []
+        self._kept.add(replay)
+        if self._timer is None:
+            self._timer = self._loop.call_later(LOOK_S, self.look)
+        return True
+
+    def discard(self, replay: Replay) -> None:
+        """Keep it no longer."""
+        self._kept.discard(replay)
+        if replay.leg is not None:
+            replay.leg.kept = None
+        replay.leg = replay.forget = None
+
+    def look(self) -> None:
+        """Drop the longest until the rest is within the budget."""
+        total = self.kept_bytes
+        for each in sorted(self._kept, key=_size, reverse=True) if total > self._most_bytes else ():
+            total -= each.kept_bytes
+            if each.forget is not None:
+                each.forget()
+            self.discard(each)
+            if total <= self._most_bytes:
+                break
+        self._timer = self._loop.call_later(LOOK_S, self.look) if self._kept else None
+
+    def close(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _size(replay: Replay) -> int:
+    return replay.kept_bytes

@@ -1,0 +1,331 @@
+"""A stream whose decode worker dies is whole all the same, or ends by an error event, never doubled or cut.
+
+The workers give the same answer, in pieces of their own.
+"""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from baton.proxy.config import Limits, Timeouts
+
+from .fakes import DONE, MODEL, Behaviour, Connection, FakeWorker, Request, chat, chunked, event, fails, says
+from .house import House, housed, pair, two_pairs
+
+WORDS = ["one ", "two ", "three ", "four ", "five"]
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+HEAD_BY_CLOSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+USAGE = {"prompt_tokens": 3, "completion_tokens": 5}
+
+
+def word(text: str, request: Request, finish: str | None = None) -> bytes:
+    name = request.headers["x-request-id"]
+    choice = {"index": 0, "delta": {"content": text}, "finish_reason": finish}
+    return event(
+        id=f"chatcmpl-{name}", object="chat.completion.chunk", created=7, model=MODEL, choices=[choice]
+    )
+
+
+def whole_events(request: Request, *, per_event: int = 1) -> list[bytes]:
+    """The answer that every worker gives, in pieces of its own."""
+    pieces = ["".join(WORDS[at : at + per_event]) for at in range(0, len(WORDS), per_event)]
+    ends = [None] * (len(pieces) - 1) + ["stop"]
+    events = [word(text, request, end) for text, end in zip(pieces, ends, strict=True)]
+    return [*events, event(id="x", created=7, choices=[], usage=USAGE), DONE]
+
+
+def dies_after(count: int, *, cut_bytes: int = 0) -> Behaviour:
+    """Stream `count` events, and so many bytes of the next, then die once told to go on."""
+
+    async def behave(worker: FakeWorker, connection: Connection, request: Request) -> None:
+        events = whole_events(request)
+        await connection.begin_stream()
+        for each in events[:count]:
+            await connection.chunk(each)
+        if cut_bytes:
+            await connection.send(chunked(events[count])[:cut_bytes])
+        worker.said.set()
+        await worker.go_on.wait()
+        connection.die()
+
+    return behave
+
+
+async def serves(worker: FakeWorker, connection: Connection, request: Request) -> None:
+    await connection.begin_stream()
+    for each in whole_events(request, per_event=2):
+        await connection.chunk(each)
+    await connection.send(b"0\r\n\r\n")
+
+
+async def serves_something_else(worker: FakeWorker, connection: Connection, request: Request) -> None:
+    await connection.begin_stream()
+    await connection.chunk(word("eins zwei drei", request))
+
+
+def deciders(house: House) -> tuple[FakeWorker, FakeWorker]:
+    """Return the decode worker that is asked first, and the other."""
+    first, second = (worker for worker in house.workers if worker.role == "decode")
+    return first, second
+
+
+async def streamed(house: House, body: bytes | None = None) -> Any:
+    return await house.ask(body or chat(temperature=0), "X-Request-Id: r")
+
+
+def told(answer: Any) -> tuple[str, list[str | None], int]:
+    """Return text, ends and usages of a streamed chat."""
+    events = [each for each in answer.events if each != "[DONE]"]
+    choices = [choice for each in events for choice in each.get("choices", ())]
+    text = "".join(choice["delta"]["content"] for choice in choices)
+    return (
+        text,
+        [c["finish_reason"] for c in choices if c["finish_reason"]],
+        sum("usage" in e for e in events),
+    )
+
+
+@pytest.mark.parametrize("count", range(1, 7))
+@pytest.mark.parametrize("cut_bytes", [0, 1, 40])
+async def test_a_stream_is_whole_wherever_its_worker_dies(count: int, cut_bytes: int) -> None:
+    async with housed(*two_pairs()) as house:
+        first, second = deciders(house)
+        first.next.append(dies_after(count, cut_bytes=cut_bytes))
+        first.go_on.set()
+        second.usual = serves
+        answer = await streamed(house)
+        explained = (await house.get("/route/explain/r")).json
+
+        assert answer.complete
+        assert told(answer) == ("".join(WORDS), ["stop"], 1)
+        assert answer.events[-1] == "[DONE]"
+        assert {each["id"] for each in answer.events[: len(WORDS)] if "id" in each} >= {"chatcmpl-r"}
+        if (count, cut_bytes) == (6, 40):  # all but the end of the framing was there
+            assert len(explained["decisions"]) == 1
+        else:
+            assert house.proxy.hub.router.counts.resumed == 1
+            assert [each["failed_leg"] for each in explained["decisions"]] == ["decode", None]
+
+
+async def test_the_answer_keeps_its_name_and_the_connection_goes_on() -> None:
+    async with housed(*two_pairs()) as house, house.connect() as client:
+        first, second = deciders(house)
+        first.next.append(dies_after(2))
+        first.go_on.set()
+        second.usual = serves
+        await client.post(chat(temperature=0), "X-Request-Id: r")
+        answer = await client.answer()
+        await client.post(chat(stream=False))
+        again = await client.answer()
+
+        names = {each["id"] for each in answer.events if each != "[DONE]" and each["choices"]}
+        assert names == {"chatcmpl-r"}
+        assert again.status == 200
+
+
+async def test_without_a_seed_our_workers_get_one_and_the_same_at_both_attempts() -> None:
+    async with housed(*two_pairs()) as house:
+        first, second = deciders(house)
+        first.next.append(dies_after(2))
+        first.go_on.set()
+        second.usual = serves
+        answer = await streamed(house, chat())
+
+        assert told(answer)[0] == "".join(WORDS)
+        seeds = [worker.requests[0].json["seed"] for worker in (first, second)]
+        assert seeds[0] == seeds[1]
+        assert all("seed" not in r.json for w in house.workers if w.role == "prefill" for r in w.requests)
+
+
+async def test_a_seed_of_the_clients_is_its_own_and_greedy_requests_get_none() -> None:
+    async with housed(*pair()) as house:
+        await house.ask(chat(seed=5))
+        await house.ask(chat(temperature=0))
+        await house.ask(chat(stream=False))
+        bodies = [request.json for request in house.decode.requests]
+
+        assert [body.get("seed") for body in bodies] == [5, None, None]
+
+
+async def test_another_answer_is_not_mixed_in() -> None:
+    async with housed(*two_pairs()) as house:
+        first, second = deciders(house)
+        first.next.append(dies_after(2))
+        first.go_on.set()
+        second.usual = serves_something_else
+        answer = await streamed(house)
+        await house.settled()
+
+        assert answer.complete
+        assert told(answer)[0] == "one two "
+        assert answer.events[-1]["error"]["code"] == "stream_broken"
+        assert second.aborts == ["r-retry1"]
+
+
+NOT_CONTINUED = {
+    "several answers": {"n": 2, "temperature": 0},
+    "logprobs": {"logprobs": True, "temperature": 0},
+    "token ids": {"return_token_ids": True, "temperature": 0},
+}
+
+
+@pytest.mark.parametrize("fields", NOT_CONTINUED.values(), ids=NOT_CONTINUED.keys())
+async def test_what_cannot_be_continued_truthfully_ends_by_an_error_event(fields: dict[str, Any]) -> None:
+    async with housed(*two_pairs()) as house:
+        first, second = deciders(house)
+        first.next.append(dies_after(2))
+        first.go_on.set()
+        answer = await streamed(house, chat(**fields))
+
+        assert answer.events[-1]["error"]["code"] == "stream_broken"
+        assert second.requests == []
+
+
+async def test_a_stream_on_a_worker_of_another_kind_is_continued_only_if_it_repeats_itself() -> None:
+    workers = [FakeWorker(role, kind="vllm") for role in ("prefill", "decode") for _ in range(2)]
+    async with housed(*workers) as house:
+        first, second = deciders(house)
+        second.usual = first.usual = serves
+        for worker in (first, second):
+            worker.go_on.set()
+            worker.next.append(dies_after(2))
+        loose = await streamed(house, chat(temperature=0.5))
+        first.next.clear()
+        second.next.clear()
+        (first if len(first.requests) == 0 else second).next.append(dies_after(2))
+        bound = await streamed(house, chat(temperature=0.5, seed=1))
+
+        assert loose.events[-1]["error"]["code"] == "stream_broken"
+        assert told(bound)[0] == "".join(WORDS)
+
+
+@pytest.mark.parametrize("limits", [Limits(replay_bytes=0), Limits(lost_attempts=1)])
+async def test_without_budget_or_attempts_left_the_stream_ends_by_an_error_event(limits: Limits) -> None:
+    async with housed(*two_pairs(), limits=limits) as house:
+        first, _ = deciders(house)
+        first.next.append(dies_after(2))
+        first.go_on.set()
+
+        assert (await streamed(house)).events[-1]["error"]["code"] == "stream_broken"
+
+
+async def test_of_streams_beyond_the_budget_the_longest_is_dropped() -> None:
+    async with housed(*two_pairs(), limits=Limits(replay_bytes=1000)) as house, house.connect() as client:
+        first, second = deciders(house)
+        second.usual = serves
+        first.next.append(dies_after(5))
+        await client.post(chat(temperature=0))
+        await first.said.wait()
+        await client.reader.readuntil(b"five")
+        replays = house.proxy.hub.replays
+        assert replays.kept_bytes > 1000
+        replays.look()
+        assert replays.kept_bytes == 0
+        first.go_on.set()
+        answer = await client.answer_rest()
+
+        assert answer.endswith(b"0\r\n\r\n")
+        assert b"stream_broken" in answer
+
+
+FAILS_AGAIN = {"500": fails(500), "400": fails(400), "dies": says(b""), "breaks off": dies_after(4)}
+
+
+@pytest.mark.parametrize("failure", FAILS_AGAIN.values(), ids=FAILS_AGAIN.keys())
+async def test_a_worker_that_fails_to_go_on_is_left_for_the_next(failure: Behaviour) -> None:
+    workers = [FakeWorker("prefill"), *(FakeWorker("decode") for _ in range(3))]
+    async with housed(*workers) as house:
+        for worker in workers[1:]:
+            worker.usual = serves
+            worker.go_on.set()
+        workers[1].next.append(dies_after(2))
+        workers[2].next.append(failure)
+        answer = await streamed(house)
+
+        assert told(answer) == ("".join(WORDS), ["stop"], 1)
+
+
+@pytest.mark.parametrize("failure", [fails(500), fails(400), says(b"")])
+async def test_when_nobody_can_go_on_the_stream_ends_by_an_error_event_and_nothing_is_held(
+    failure: Behaviour,
+) -> None:
+    async with housed(*two_pairs()) as house:
+        first, second = deciders(house)
+        first.next.append(dies_after(2))
+        second.usual = failure
+        first.go_on.set()
+        second.go_on.set()
+        answer = await streamed(house)
+
+        assert answer.complete
+        assert told(answer)[0] == "one two "
+        assert answer.events[-1]["error"]["code"] == "stream_broken"
+
+
+async def test_a_stream_without_chunks_is_continued_to_the_end_of_its_connection() -> None:
+    async def by_close(worker: FakeWorker, connection: Connection, request: Request) -> None:
+        await connection.send(HEAD_BY_CLOSE + b"".join(whole_events(request)[:2]))
+        connection.die()
+
+    async with housed(*two_pairs()) as house:
+        first, second = deciders(house)
+        first.next.append(by_close)
+        second.usual = serves
+        answer = await streamed(house)
+
+        assert answer.body.decode().count("data: ") == len(answer.events)
+        assert told(answer)[0] == "".join(WORDS)
+
+
+async def test_a_silent_worker_is_left_and_its_stream_continued() -> None:
+    async def falls_silent(worker: FakeWorker, connection: Connection, request: Request) -> None:
+        await connection.begin_stream()
+        await connection.chunk(whole_events(request)[0])
+        await connection.until_closed()
+
+    async with housed(*two_pairs(), timeouts=Timeouts(between_chunks_s=0.2)) as house:
+        first, second = deciders(house)
+        first.next.append(falls_silent)
+        second.usual = serves
+        answer = await streamed(house)
+        await house.settled()
+
+        assert told(answer)[0] == "".join(WORDS)
+        assert first.aborts == ["r"]
+
+
+async def test_a_client_that_leaves_while_its_stream_is_taken_up_again_ends_both() -> None:
+    async def never_answers(worker: FakeWorker, connection: Connection, request: Request) -> None:
+        worker.hanging.set()
+        await connection.until_closed()
+
+    async with housed(*two_pairs()) as house, house.connect() as client:
+        first, second = deciders(house)
+        first.next.append(dies_after(1))
+        first.go_on.set()
+        second.next.append(never_answers)
+        await client.post(chat(temperature=0), "X-Request-Id: r")
+        await second.hanging.wait()
+        client.leave()
+        await second.aborted.wait()
+
+        assert second.aborts == ["r-retry1"]
+
+
+async def test_a_drain_ends_a_stream_that_is_being_taken_up_again_by_an_error_event() -> None:
+    async def never_answers(worker: FakeWorker, connection: Connection, request: Request) -> None:
+        worker.hanging.set()
+        await connection.until_closed()
+
+    async with asyncio.TaskGroup() as tasks, housed(*two_pairs(), drain_grace_s=0.05) as house:
+        first, second = deciders(house)
+        first.next.append(dies_after(1))
+        first.go_on.set()
+        second.next.append(never_answers)
+        asking = tasks.create_task(streamed(house))
+        await second.hanging.wait()
+
+    answer = asking.result()
+    assert json.loads(answer.body.decode().rpartition("data: ")[2])["error"]["code"] == "stream_broken"
