@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn, TypeVar
 
 import typer
 
-from .simulate import simulate
+from .simulate import app as simulate
 
 T = TypeVar("T")
 
@@ -208,7 +208,7 @@ def proxy(
         _fail(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}")
 
 
-app.command()(simulate)
+app.add_typer(simulate, name="simulate")
 
 
 @app.command()

@@ -58,11 +58,26 @@ def run_wish(wish: Wish) -> str:
         requests = _requests(wish)
     except (ModelError, TraceError, PolicyFileError) as error:
         raise ConsoleError(str(error)) from error
+    _check_room(requests, model)
     scene = Scene(trace=requests, model=model, objective=wish.objective, seed=wish.seed)
     facts = _facts(wish, requests)
     if wish.sweep is not None:
         return _sweep(scene, policies, _workers(wish.sweep), facts)
     return _compare(scene, policies, wish, facts)
+
+
+def _check_room(requests: Sequence[TraceRequest], model: EngineModel) -> None:
+    """Refuse a load of which a request would wait for room for ever."""
+    for number, request in enumerate(requests, start=1):
+        whole = request.prompt_tokens + request.output_tokens
+        for pool, room, tokens in (
+            ("prefill.kv_tokens", model.prefill.kv_tokens, request.prompt_tokens),
+            ("decode.kv_tokens", model.decode.kv_tokens, whole),
+        ):
+            if -(-tokens // model.block_tokens) > room // model.block_tokens:
+                raise ConsoleError(
+                    f"request {number} needs room for {tokens} tokens; the engine model has {pool}: {room}"
+                )
 
 
 def _compare(scene: Scene, policies: Sequence[NamedPolicy], wish: Wish, facts: list[str]) -> str:

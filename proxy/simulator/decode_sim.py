@@ -5,7 +5,6 @@ leap: n steps that start with c seconds and grow by g each last n * c + g * n * 
 """
 
 import heapq
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
 from itertools import count
@@ -61,9 +60,8 @@ class DecodeSim:
         model, rows, chunk = self.model.decode, len(self.batch), self.chunk()
         if not rows and not chunk:
             return 0.0
-        place = bisect_left(model.captured_batch_sizes, rows)
-        padded = model.captured_batch_sizes[place] if place < len(model.captured_batch_sizes) else rows
-        seconds = model.step_base_s + model.row_s * padded + model.context_token_s * self.context_tokens
+        seconds = model.step_base_s + model.row_s * model.padded(rows)
+        seconds += model.experts_s * model.experts_used(rows) + model.context_token_s * self.context_tokens
         if chunk:
             before = self.prefilling[0].computed_tokens
             seconds += model.prefill_token_s * chunk + model.prefill_pair_s * chunk * (before + chunk / 2)

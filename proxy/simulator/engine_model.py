@@ -1,10 +1,13 @@
-"""How fast simulated workers are. Every number has a meaning that can be measured on a real worker.
+"""How fast simulated workers are. Every number has a meaning that can be measured on a real worker, and
+`baton simulate calibrate` measures most of them.
 
 prefill step = step_base_s + token_s * tokens + pair_s * (token, earlier token) pairs
-decode step  = step_base_s + row_s * padded rows + context_token_s * tokens of context
+decode step  = step_base_s + row_s * padded rows + experts_s * share of experts in use
+               + context_token_s * tokens of context
 transfer     = base_s + bytes / bytes_per_s, one at a time at either end
 """
 
+from bisect import bisect_left
 from pathlib import Path
 from typing import Annotated
 
@@ -40,6 +43,10 @@ class DecodeModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     step_base_s: Seconds = 0.018
     row_s: Seconds = 80e-6
     """For each sequence in the batch, after padding."""
+    experts_s: Seconds = 0.0
+    """For reading all experts' weights; a small batch uses, and reads, only some of them."""
+    expert_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 8 / 256
+    """Share of the experts that one row uses."""
     context_token_s: Seconds = 15e-9
     """For each token of context that the batch attends to."""
     captured_batch_sizes: tuple[Count, ...] = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -52,6 +59,15 @@ class DecodeModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     prefill_pair_s: Seconds = 2e-9
     prefill_budget_tokens: Count = 512
     """Most prompt tokens that ride along with one decode step."""
+
+    def padded(self, rows: int) -> int:
+        """Return the batch size that a step over `rows` sequences is computed at."""
+        place = bisect_left(self.captured_batch_sizes, rows)
+        return self.captured_batch_sizes[place] if place < len(self.captured_batch_sizes) else rows
+
+    def experts_used(self, rows: int) -> float:
+        """Return the expected share of the experts that a step over `rows` sequences uses."""
+        return 1.0 - (1.0 - self.expert_share) ** rows
 
 
 class LinkModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

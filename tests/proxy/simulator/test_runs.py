@@ -74,6 +74,16 @@ def test_the_command_prints_a_table_and_writes_a_page(tmp_path: Path) -> None:
     assert page.read_text().startswith("<!doctype html>")
 
 
+def test_a_request_that_no_pool_has_room_for_is_named(tmp_path: Path) -> None:
+    small = tmp_path / "small.yaml"
+    small.write_text("decode: {kv_tokens: 2048}")
+    failed = CliRunner().invoke(app, ["simulate", "--sessions", "1", "--engine", str(small)])
+
+    assert failed.exit_code == 2
+    assert "request 1 needs room" in failed.output
+    assert "decode.kv_tokens: 2048" in failed.output
+
+
 def test_the_command_names_what_is_wrong() -> None:
     for arguments, message in (
         (["--policy", "none.yaml"], "none.yaml"),
