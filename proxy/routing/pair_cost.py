@@ -53,7 +53,7 @@ class PairCostConfig(
     decode_alone: bool = True
     """Whether decode may compute a prompt itself where that is cheaper. Without a prefill worker it must."""
     alone_tokens: Annotated[int, msgspec.Meta(ge=0)] = 1024
-    """At most so many uncached tokens, while others decode in step with it: longer chunks would be felt."""
+    """At most so many uncached tokens: more would be felt by all who decode until it is done, or begin to."""
     slow_start_s: Annotated[float, msgspec.Meta(ge=0)] = 10.0
     """A worker that entered the rotation less than this ago costs more, evenly less until then."""
     slow_start_cost_s: Annotated[float, msgspec.Meta(ge=0)] = 1.0
@@ -252,7 +252,7 @@ class PairCost:
         if leg.view.needs_partners:
             places = [place for place in places if not leg.view.workers[place].needs_partner]
         if not must:
-            places = [place for place in places if not self._disturbs(offer, place)]
+            places = [place for place in places if not self._takes_long(offer, place)]
         priced = price_prefill(scales, offer.need, leg, places, scale=scale, now=now)
         for place, (wait, work, overdue, _) in priced.items():
             decode_wait, step, _, _ = offer.decode_terms[place]
@@ -265,10 +265,10 @@ class PairCost:
             return next(iter(offer.alone), None)
         return min(offer.alone, key=lambda place: offer.alone[place][-1])
 
-    def _disturbs(self, offer: _Offer, place: int) -> bool:
-        """Whether others would feel it if the worker computed the prompt."""
+    def _takes_long(self, offer: _Offer, place: int) -> bool:
+        """Whether others may come to decode there before the worker has computed the prompt."""
         missing = offer.need.prompt_tokens - offer.decode.depths.get(place, 0) * offer.need.key_tokens
-        return missing > self._config.alone_tokens and _crowd(offer.decode, place) > 0
+        return missing > self._config.alone_tokens
 
     # --- explaining
 

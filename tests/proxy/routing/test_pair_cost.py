@@ -285,11 +285,12 @@ def cost(decision: Decision) -> float:
     return terms["cost"]
 
 
-def test_what_others_would_feel_is_not_computed_beside_them() -> None:
+def test_what_others_would_feel_is_not_computed_by_decode_even_while_it_idles() -> None:
     bench = Bench(config=msgspec.structs.replace(PairCostConfig(), scales=Scales(interference=0.0)))
     bench.send("p0", "d1", blocks(40))
     bench.finish()
-    assert bench.names(blocks(40), tokens=40 * 512 + 3000) == (None, "d1")
+    assert bench.names(blocks(40), tokens=40 * 512 + 3000)[0] == "p0"
+    assert bench.names(blocks(40), tokens=40 * 512 + 500) == (None, "d1")
 
     bench.send("p0", "d1", [7000])
     assert bench.names(blocks(40), tokens=40 * 512 + 3000)[0] == "p0"
