@@ -20,6 +20,7 @@ either leg are then paired, each pair over its own link.
 
 from collections.abc import Sequence
 from itertools import islice
+from math import inf
 from typing import Annotated
 
 import msgspec
@@ -55,7 +56,7 @@ class PairCostConfig(
     alone_tokens: Annotated[int, msgspec.Meta(ge=0)] = 1024
     """At most so many uncached tokens: more would be felt by all who decode until it is done, or begin to."""
     slow_start_s: Annotated[float, msgspec.Meta(ge=0)] = 10.0
-    """A worker that entered the rotation less than this ago costs more, evenly less until then."""
+    """A worker that entered the rotation less than this ago costs more than older ones, less and less."""
     slow_start_cost_s: Annotated[float, msgspec.Meta(ge=0)] = 1.0
     """How much more at first."""
     missed_probe_cost_s: Annotated[float, msgspec.Meta(ge=0)] = 1.0
@@ -186,22 +187,28 @@ class PairCost:
         """Return those that were not tried and are not cooling off."""
         workers = leg.view.workers
         some_new = now < leg.view.newest_since + self._config.slow_start_s
+        oldest_since = min(worker.since for worker in workers) if some_new and workers else -inf
         found = []
         for place in places:
             worker = workers[place]
             if worker.cooling_until > now or worker.name in tried:
                 continue
             if worker.missed_probes or some_new:
-                leg.doubts[place] = self._doubt_s(worker, now)
+                leg.doubts[place] = self._doubt_s(worker, oldest_since, now)
             found.append(place)
         return found
 
-    def _doubt_s(self, worker: Worker, now: float) -> float:
-        config, age_s = self._config, now - worker.since
-        doubt = worker.missed_probes * config.missed_probe_cost_s
-        if age_s < config.slow_start_s:
-            doubt += config.slow_start_cost_s * (1.0 - age_s / config.slow_start_s)
-        return doubt
+    def _doubt_s(self, worker: Worker, oldest_since: float, now: float) -> float:
+        # A leg that is new as a whole is doubted nowhere: all of it starts alike.
+        newer = self._newness(worker.since, now) - self._newness(oldest_since, now)
+        return (
+            worker.missed_probes * self._config.missed_probe_cost_s + newer * self._config.slow_start_cost_s
+        )
+
+    def _newness(self, since: float, now: float) -> float:
+        """Return 1 for a worker that has just entered, evenly less later, 0 from `slow_start_s` on."""
+        slow_start_s = self._config.slow_start_s
+        return max(1.0 - (now - since) / slow_start_s, 0.0) if slow_start_s else 0.0
 
     # --- choosing
 

@@ -186,6 +186,18 @@ def test_a_new_worker_gets_little_at_first_and_its_share_later() -> None:
     assert bench.names(blocks(2), now=20.0)[0] == "p1"
 
 
+def test_a_fleet_that_is_new_as_a_whole_is_not_doubted() -> None:
+    bench = Bench(config=PairCostConfig())
+    for worker in bench.fleet.workers.values():
+        worker.since = 0.0
+    why = bench.decide(blocks(2), now=0.5).why
+
+    assert why is not None
+    candidates = why.candidates()
+    assert {candidate.prefill for candidate in candidates} == {None, "p0", "p1"}
+    assert all(candidate.terms["doubt"] == 0.0 for candidate in candidates)
+
+
 def test_missed_probes_make_a_worker_dearer_but_stop_nobody() -> None:
     bench = Bench()
     bench.fleet.workers["p0"].missed_probes = 1
