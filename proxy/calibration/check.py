@@ -43,7 +43,7 @@ def spread_out(
 
 
 def check(answers: Sequence[Answer], model: EngineModel, size: FleetSize) -> list[Predicted]:
-    """Simulate what was measured, with the same arrivals; return TTFT and TPOT of both, in seconds."""
+    """Simulate what was measured, with the same arrivals; return TTFT, TPOT and prefill, in seconds."""
     ordered = sorted(answers, key=lambda answer: answer.sent_at)
     memory = memory_for(DEFAULTS["round_robin"], now=0.0)
     policy = build_policy(DEFAULTS["round_robin"], memory)
@@ -59,10 +59,24 @@ def check(answers: Sequence[Answer], model: EngineModel, size: FleetSize) -> lis
             for answer in ordered
         ]
     )
-    return [
+    predicted = [
         _predicted("TTFT", [answer.ttft_s for answer in ordered], [ttft_s(job) for job in jobs]),
         _predicted("TPOT", [answer.tpot_s for answer in ordered], [tpot_s(job) for job in jobs]),
     ]
+    told = [
+        (seconds, job) for answer, job in zip(ordered, jobs, strict=True) if (seconds := _prefill_s(answer))
+    ]
+    if told:
+        simulated = [job.prefilled_at - job.dispatched_at - model.leg_s for _, job in told]
+        predicted.append(_predicted("queue and prefill", [seconds for seconds, _ in told], simulated))
+    return predicted
+
+
+def _prefill_s(answer: Answer) -> float | None:
+    phases = answer.report.phases if answer.report is not None else None
+    if phases is None or phases.prefill_s is None:
+        return None
+    return phases.prefill_s + (phases.queue_s or 0.0)
 
 
 def _predicted(name: str, measured: Sequence[float], simulated: Sequence[float]) -> Predicted:

@@ -7,7 +7,7 @@ A prompt is random token ids, so no two requests share a prefix unless they are 
 """
 
 import random
-from itertools import pairwise
+from math import exp, log
 from typing import Annotated
 
 import msgspec
@@ -15,7 +15,7 @@ import msgspec
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
 SHORTEST_PROMPT = 16
-LENGTHS = 8
+LENGTHS = 48
 """Different prompt lengths, evenly spread by ratio: short ones show a step's cost, long ones attention's."""
 FIRST_ORDINARY_ID = 8
 """Token ids below are often special ones."""
@@ -32,8 +32,8 @@ class CalibrationPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """How much to ask."""
 
     longest_prompt: Annotated[int, msgspec.Meta(ge=4 * SHORTEST_PROMPT)] = 1024
-    repeats: Count = 5
-    """Requests of each length, and batches of each size."""
+    repeats: Count = 3
+    """Batches of each size."""
     most_streams: Annotated[int, msgspec.Meta(ge=2)] = 16
     """Size of the largest batch; the smaller ones are its halves."""
     decoded_tokens: Annotated[int, msgspec.Meta(ge=16)] = 48
@@ -45,7 +45,10 @@ class CalibrationPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     def lone_prompts(self) -> list[Ask]:
         """Return requests to send one after the other, in no order of length: a drift is no trend."""
         lot = random.Random(self.seed)  # noqa: S311 (a lot, no secret)
-        lengths = self.prompt_lengths() * self.repeats
+        widest = log(self.longest_prompt / SHORTEST_PROMPT)
+        # Evenly spread, and no length twice: what a worker does once for each shape is part of what it costs.
+        places = [(place + lot.random()) / LENGTHS for place in range(LENGTHS)]
+        lengths = sorted({round(SHORTEST_PROMPT * exp(widest * place)) for place in places})
         lot.shuffle(lengths)
         return [Ask(prompt=self._draw(lot, length), output_tokens=2) for length in lengths]
 
@@ -61,12 +64,6 @@ class CalibrationPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             sizes = [self.most_streams >> halved for halved in range(self.most_streams.bit_length())]
             found += [tuple(asks[:streams]) for streams in sizes] * self.repeats
         return found
-
-    def prompt_lengths(self) -> list[int]:
-        """Return the lengths of the prompts that are asked alone, ascending."""
-        ratio = (self.longest_prompt / SHORTEST_PROMPT) ** (1 / (LENGTHS - 1))
-        lengths = [round(SHORTEST_PROMPT * ratio**place) for place in range(LENGTHS)]
-        return lengths[:1] + [later for earlier, later in pairwise(lengths) if later > earlier]
 
     def random_load(self, requests: int, *, seed: int) -> list[Ask]:
         """Return requests of mixed lengths that were not asked before."""

@@ -1,10 +1,12 @@
 """A calibration as text: the fitted times, how far off they are, and the check."""
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
+from math import log2
 from statistics import median
 
 from .check import Predicted
-from .fit import LinearFit
+from .fit import LinearFit, Sample
 from .model_fit import Calibration
 
 
@@ -52,12 +54,16 @@ def verdict(predicted: Sequence[Predicted]) -> list[str]:
 
 
 def residuals(calibration: Calibration) -> str:
-    """Return every kind of sample: measured, fitted, and by how much the fit is off."""
+    """Return what was measured and fitted: prompts and transfers by size, every batch."""
     rows = [("what", "measured ms", "fitted ms", "off")]
-    rows += _rows(calibration.prefill, lambda features: f"prefill of {features[1]:.0f} tokens")
-    rows += _rows(calibration.decode, lambda f: f"decode step, {f[1]:.0f} rows, {f[2]:.0f} tokens of context")
+    rows += _by_size(calibration.prefill, 1, "prefill of {:.0f} to {:.0f} tokens", 1.0)
+    rows += [
+        _line(calibration.decode, [sample], f"decode step, {batch:.0f} rows, {context:.0f} tokens of context")
+        for sample in calibration.decode.samples
+        for _, batch, context, _ in [sample.features]
+    ]
     if calibration.transfer is not None:
-        rows += _rows(calibration.transfer, lambda features: f"transfer of {features[1] / 1024:.0f} KiB")
+        rows += _by_size(calibration.transfer, 1, "transfer of {:.0f} to {:.0f} KiB", 1024.0)
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return "\n".join(
         f"{what.ljust(widths[0])}  {real.rjust(widths[1])}  {guess.rjust(widths[2])}  {off.rjust(widths[3])}"
@@ -65,21 +71,28 @@ def residuals(calibration: Calibration) -> str:
     )
 
 
-def _rows(fit: LinearFit, name: Callable[[tuple[float, ...]], str]) -> list[tuple[str, str, str, str]]:
-    return [
-        (
-            name(sample.features),
-            f"{sample.seconds * 1000:.2f}",
-            f"{fit.seconds(sample) * 1000:.2f}",
-            f"{error:+.0%}",
-        )
-        for sample, error in zip(fit.samples, fit.errors(), strict=True)
-    ]
+def _by_size(fit: LinearFit, feature: int, name: str, unit: float) -> list[tuple[str, str, str, str]]:
+    """Return a line for each doubling of a feature, with the medians of its samples."""
+    doublings: defaultdict[int, list[Sample]] = defaultdict(list)
+    for sample in fit.samples:
+        doublings[int(log2(max(sample.features[feature], 1.0)))].append(sample)
+    lines = []
+    for _, samples in sorted(doublings.items()):
+        sizes = [sample.features[feature] / unit for sample in samples]
+        lines.append(_line(fit, samples, name.format(min(sizes), max(sizes))))
+    return lines
+
+
+def _line(fit: LinearFit, samples: Sequence[Sample], name: str) -> tuple[str, str, str, str]:
+    real = median(sample.seconds for sample in samples)
+    guess = median(fit.seconds(sample) for sample in samples)
+    off = median(fit.seconds(sample) / sample.seconds - 1.0 for sample in samples)
+    return name, f"{real * 1000:.2f}", f"{guess * 1000:.2f}", f"{off:+.0%}"
 
 
 def _off(fit: LinearFit) -> str:
     errors = [abs(error) for error in fit.errors()]
-    return f"off by {median(errors):.0%} in the median, {max(errors):.0%} at worst"
+    return f"off by {median(errors):.0%} in the median"
 
 
 def _ms(seconds: float) -> str:

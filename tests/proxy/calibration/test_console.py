@@ -57,7 +57,7 @@ async def test_a_fleets_own_phases_and_pools_are_what_its_model_is_made_of() -> 
     assert (model.prefill.kv_tokens, model.decode.kv_tokens) == (9000, 9000)
     assert max(sample.features[1] for sample in calibration.decode.samples) == 2
     assert calibration.decode.samples[0].seconds >= 0.001
-    assert [each.name for each in predicted] == ["TTFT", "TPOT"]
+    assert [each.name for each in predicted] == ["TTFT", "TPOT", "queue and prefill"]
 
 
 async def test_a_worker_that_tells_nothing_is_timed_from_outside() -> None:

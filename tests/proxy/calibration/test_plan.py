@@ -7,10 +7,12 @@ PLAN = CalibrationPlan(longest_prompt=1000, repeats=2, most_streams=6)
 
 def test_lone_prompts_span_the_lengths_and_share_no_prefix() -> None:
     asks = PLAN.lone_prompts()
-    lengths = sorted({len(ask.prompt) for ask in asks})
+    lengths = [len(ask.prompt) for ask in asks]
 
-    assert lengths == PLAN.prompt_lengths()
-    assert (lengths[0], lengths[-1], len(asks)) == (SHORTEST_PROMPT, 1000, 2 * len(lengths))
+    assert len(set(lengths)) == len(lengths) > 40
+    assert SHORTEST_PROMPT <= min(lengths) < 20
+    assert 900 < max(lengths) <= 1000
+    assert lengths != sorted(lengths)
     assert len({ask.prompt[:SHORTEST_PROMPT] for ask in asks}) == len(asks)
     assert asks == PLAN.lone_prompts()
 
