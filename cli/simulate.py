@@ -23,13 +23,16 @@ def simulate(
     sweep: Annotated[
         str | None, typer.Option(metavar="P:D", help="Try every split of P + D workers (or of a number).")
     ] = None,
-    speed: Annotated[float, typer.Option(help="How many times as fast requests come.")] = 1.0,
+    speed: Annotated[
+        list[float] | None, typer.Option(help="How many times as fast requests come, 1; repeatable.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many requests of the trace.")] = None,
     engine: Annotated[Path | None, typer.Option(help="YAML file of the workers' speeds.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same figures.")] = 0,
     ttft_s: Annotated[float, typer.Option(help="Objective for the first token.")] = 5.0,
     tpot_s: Annotated[float, typer.Option(help="Objective for the time between tokens.")] = 0.05,
     report: Annotated[Path | None, typer.Option(help="Write an HTML page here.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Write an SVG of goodput and TTFT here.")] = None,
 ) -> None:
     """Run routing policies over a simulated fleet and compare them."""
     if context.invoked_subcommand is not None:
@@ -45,12 +48,13 @@ def simulate(
         prefill=prefill,
         decode=decode,
         sweep=sweep,
-        speed=speed,
+        speeds=tuple(speed or [1.0]),
         limit=limit,
         engine=engine,
         seed=seed,
         objective=Objective(ttft_s=ttft_s, tpot_s=tpot_s),
         report=report,
+        picture=picture,
     )
     try:
         typer.echo(run_wish(wish))

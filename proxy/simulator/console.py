@@ -5,6 +5,8 @@ Called by `cli/simulate.py`. Shows a progress bar on standard error; prints noth
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import msgspec
@@ -14,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..routing.policy_file import DEFAULTS, PolicyFileError, load_policy_file
 from .engine_model import EngineModel, ModelError, load_engine_model
 from .outcome import Objective
-from .report import render_page
+from .report import AtLoad, render_page, render_picture
 from .runs import NamedPolicy, Scene, compare, sweep
 from .sessions import SessionLoad, generate_sessions
 from .simulation import FleetSize
@@ -40,18 +42,23 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     decode: int
     sweep: str | None
     """`P:D` or a number of workers."""
-    speed: float
+    speeds: tuple[float, ...]
+    """How many times as fast requests come; several: one comparison each."""
     limit: int | None
     engine: Path | None
     seed: int
     objective: Objective
     report: Path | None
+    """An HTML page."""
+    picture: Path | None
+    """An SVG."""
 
 
 def run_wish(wish: Wish) -> str:
     """Run the simulations and return what to print. Raises `ConsoleError`."""
-    if wish.speed <= 0:
-        raise ConsoleError(f"--speed {wish.speed:g}: must be above 0")
+    for speed in wish.speeds:
+        if not 0 < speed < inf:
+            raise ConsoleError(f"--speed {speed:g}: must be above 0")
     try:
         model = load_engine_model(wish.engine) if wish.engine is not None else EngineModel()
         policies = _policies(wish.policies)
@@ -60,10 +67,9 @@ def run_wish(wish: Wish) -> str:
         raise ConsoleError(str(error)) from error
     _check_room(requests, model)
     scene = Scene(trace=requests, model=model, objective=wish.objective, seed=wish.seed)
-    facts = _facts(wish, requests)
     if wish.sweep is not None:
-        return _sweep(scene, policies, _workers(wish.sweep), facts)
-    return _compare(scene, policies, wish, facts)
+        return _sweep(scene, policies, wish)
+    return _compare(scene, policies, wish)
 
 
 def _check_room(requests: Sequence[TraceRequest], model: EngineModel) -> None:
@@ -80,45 +86,72 @@ def _check_room(requests: Sequence[TraceRequest], model: EngineModel) -> None:
                 )
 
 
-def _compare(scene: Scene, policies: Sequence[NamedPolicy], wish: Wish, facts: list[str]) -> str:
-    facts = [*facts, f"{wish.prefill} prefill workers, {wish.decode} decode workers"]
-    with _progress() as progress:
-        outcomes = compare(scene, policies, FleetSize(wish.prefill, wish.decode), progress)
-    text = "\n".join(facts) + "\n\n" + render([row(outcome) for outcome in outcomes])
-    if wish.report is None:
-        return text
-    page = render_page("Routing policies, simulated", facts, outcomes, scene.objective)
+def _compare(scene: Scene, policies: Sequence[NamedPolicy], wish: Wish) -> str:
+    facts = [*_facts(wish, scene.trace), f"{wish.prefill} prefill workers, {wish.decode} decode workers"]
+    text, loads = "\n".join(facts), []
+    for speed in wish.speeds:
+        faster = rescaled(scene.trace, speed)
+        with _progress() as progress:
+            outcomes = compare(
+                replace(scene, trace=faster), policies, FleetSize(wish.prefill, wish.decode), progress
+            )
+        loads.append(AtLoad(_requests_s(faster), outcomes))
+        text += f"\n\n{_load(speed, faster)}\n" + render([row(outcome) for outcome in outcomes])
+    if wish.report is not None:
+        page = render_page("Routing policies, simulated", facts, loads, scene.objective)
+        text += "\n\n" + _write("report", wish.report, page)
+    if wish.picture is not None:
+        text += "\n\n" + _write("picture", wish.picture, render_picture(loads, scene.objective))
+    return text
+
+
+def _sweep(scene: Scene, policies: Sequence[NamedPolicy], wish: Wish) -> str:
+    assert wish.sweep is not None
+    workers = _workers(wish.sweep)
+    for flag, given in (("--report", wish.report), ("--picture", wish.picture)):
+        if given is not None:
+            raise ConsoleError(f"{flag}: a sweep prints a table only")
+    text = "\n".join([*_facts(wish, scene.trace), f"{workers} workers, best split first"])
+    for speed in wish.speeds:
+        faster, rows = replace(scene, trace=rescaled(scene.trace, speed)), []
+        with _progress() as progress:
+            for policy in policies:
+                runs = sweep(faster, policy, workers, progress)
+                rows += [row(run, f"{policy.name} {size.prefill}:{size.decode}") for size, run in runs]
+        text += f"\n\n{_load(speed, faster.trace)}\n" + render(rows)
+    return text
+
+
+def _write(flag: str, path: Path, text: str) -> str:
     try:
-        wish.report.write_text(page)
+        path.write_text(text)
     except OSError as error:
-        raise ConsoleError(f"--report {wish.report}: {error.strerror}") from error
-    return f"{text}\n\nreport: {wish.report}"
-
-
-def _sweep(scene: Scene, policies: Sequence[NamedPolicy], workers: int, facts: list[str]) -> str:
-    rows = []
-    with _progress() as progress:
-        for policy in policies:
-            runs = sweep(scene, policy, workers, progress)
-            rows += [row(run, f"{policy.name} {size.prefill}:{size.decode}") for size, run in runs]
-    return "\n".join([*facts, f"{workers} workers, best split first"]) + "\n\n" + render(rows)
+        raise ConsoleError(f"--{flag} {path}: {error.strerror}") from error
+    return f"{flag}: {path}"
 
 
 def _facts(wish: Wish, requests: Sequence[TraceRequest]) -> list[str]:
     source = wish.trace.name if wish.trace is not None else f"{wish.sessions} made-up sessions"
-    span_s = requests[-1].at_s - requests[0].at_s
     objective = wish.objective
     return [
-        f"{source}: {len(requests)} requests in {span_s:.0f} s, speed {wish.speed:g}, seed {wish.seed}",
+        f"{source}: {len(requests)} requests, seed {wish.seed}",
         f"good: TTFT at most {objective.ttft_s:g} s and TPOT at most {objective.tpot_s * 1000:g} ms",
     ]
 
 
+def _load(speed: float, requests: Sequence[TraceRequest]) -> str:
+    span_s = requests[-1].at_s - requests[0].at_s
+    return f"speed {speed:g}: {_requests_s(requests):.3g} requests/s for {span_s:.0f} s"
+
+
+def _requests_s(requests: Sequence[TraceRequest]) -> float:
+    return len(requests) / max(requests[-1].at_s - requests[0].at_s, 1e-9)
+
+
 def _requests(wish: Wish) -> list[TraceRequest]:
     if wish.trace is not None:
-        return read_trace(wish.trace, speed=wish.speed, limit=wish.limit)
-    made_up = generate_sessions(SessionLoad(sessions=wish.sessions), seed=wish.seed)
-    return rescaled(made_up[: wish.limit], wish.speed)
+        return read_trace(wish.trace, limit=wish.limit)
+    return generate_sessions(SessionLoad(sessions=wish.sessions), seed=wish.seed)[: wish.limit]
 
 
 def _policies(wanted: Sequence[str]) -> list[NamedPolicy]:

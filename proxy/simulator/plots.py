@@ -3,94 +3,119 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from math import floor, log10
+
+from .axes import Axis, log_axis
 
 COLOURS = (
-    "#d1495b", "#30638e", "#edae49", "#00798c", "#7a5195", "#5f7a39", "#8c564b", "#7f7f7f", "#17a2b8",
-    "#222222",
+    "#8c8c8c", "#c49c94", "#e377c2", "#bcbd22", "#9467bd", "#1f77b4", "#2ca02c", "#ff7f0e", "#17becf",
+    "#d62728",
 )  # fmt: skip
-WIDTH, HEIGHT = 640, 320
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 44
+WIDTH, HEIGHT = 640, 340
+LEFT, RIGHT, TOP, BOTTOM = 60, 24, 12, 44
+SMOOTH = 300
+"""Points of a distribution at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One curve of a distribution."""
+    """The values of one policy, and the colour it has everywhere."""
 
     name: str
     values: Sequence[float]
+    colour: str
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Points of one policy, joined from left to right."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    colour: str
+
+
+def colours(names: Sequence[str]) -> dict[str, str]:
+    """Return a colour for each name; the last ones get the strongest."""
+    used = COLOURS[-len(names) :] if len(names) <= len(COLOURS) else COLOURS
+    return {name: used[place % len(used)] for place, name in enumerate(names)}
 
 
 def distribution(series: Sequence[Series], *, label: str, limit: float | None = None) -> str:
     """Return the cumulative distributions of `series` over a logarithmic axis; `limit` is marked."""
-    positive = [value for one in series for value in one.values if value > 0]
-    low, high = (min(positive), max(positive)) if positive else (1.0, 10.0)
-    first, last = floor(log10(low)), floor(log10(high)) + 1
-    span = last - first
-
-    def x(value: float) -> float:
-        return LEFT + (log10(max(value, low)) - first) / span * (WIDTH - LEFT - RIGHT)
-
-    def y(share: float) -> float:
-        return TOP + (1 - share) * (HEIGHT - TOP - BOTTOM)
-
-    parts = [_tick_y(y(share), f"{share:.0%}") for share in (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)]
-    parts += [_tick_x(x(10.0**power), f"{10.0**power:g}") for power in range(first, last + 1)]
-    if limit is not None and low < limit:
-        parts.append(f'<line class="limit" x1="{x(limit):.1f}" x2="{x(limit):.1f}" y1="{TOP}" y2="{y(0)}"/>')
-    for colour, one in zip(_colours(len(series)), series, strict=True):
-        ordered = sorted(one.values)
-        step = max(len(ordered) // 400, 1)
-        points = [
-            f"{x(value):.1f},{y((rank + 1) / len(ordered)):.1f}"
-            for rank, value in enumerate(ordered)
-            if rank % step == 0 or rank == len(ordered) - 1
-        ]
-        name = f"<title>{escape(one.name)}</title>"
-        parts.append(f'<polyline points="{" ".join(points)}" stroke="{colour}">{name}</polyline>')
-    parts.append(_axis_title(label))
-    return _svg(parts, HEIGHT)
+    everything = [value for one in series for value in one.values]
+    x = log_axis(label, [*everything, *([limit] if limit is not None else [])])
+    y = Axis("share of requests", 0.0, 1.0, percent=True)
+    return chart([Curve(one.name, _ranks(one.values), one.colour) for one in series], x, y, limit=limit)
 
 
-def bars(names: Sequence[str], values: Sequence[float], *, unit: str) -> str:
-    """Return one horizontal bar for each value."""
-    most = max([*values, 1e-12])
+def chart(
+    curves: Sequence[Curve], x: Axis, y: Axis, *, limit: float | None = None, dots: bool = False
+) -> str:
+    """Return a plot; `limit` is a value of x that is marked, `dots` marks the points."""
+    parts = [_across(y.place(value), text) for value, text in y.ticks()]
+    parts += [_upright(x.place(value), text) for value, text in x.ticks()]
+    if limit is not None:
+        at = _x(x.place(limit))
+        parts.append(f'<line class="limit" x1="{at}" x2="{at}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
+    for curve in curves:
+        points = [(_x(x.place(right)), _y(y.place(up))) for right, up in curve.points]
+        joined = " ".join(f"{right},{up}" for right, up in points)
+        name = f"<title>{escape(curve.name)}</title>"
+        parts.append(f'<polyline points="{joined}" stroke="{curve.colour}">{name}</polyline>')
+        if dots:
+            parts += [f'<circle cx="{a}" cy="{b}" r="3" fill="{curve.colour}"/>' for a, b in points]
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    parts.append(f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x.label)}</text>')
+    up = (TOP + HEIGHT - BOTTOM) / 2
+    turned = f'transform="rotate(-90 14 {up})"'
+    parts.append(f'<text x="14" y="{up}" text-anchor="middle" {turned}>{escape(y.label)}</text>')
+    return svg(parts, HEIGHT)
+
+
+def bars(series: Sequence[Series], *, unit: str) -> str:
+    """Return one horizontal bar for the one value of each."""
+    most = max([*(one.values[0] for one in series), 1e-12])
     left, row = 150, 24
     parts = []
-    for place, (colour, name, value) in enumerate(zip(_colours(len(names)), names, values, strict=True)):
-        y, width = place * row + 4, value / most * (WIDTH - left - 90)
-        parts.append(f'<text x="{left - 8}" y="{y + 13}" text-anchor="end">{escape(name)}</text>')
-        parts.append(f'<rect x="{left}" y="{y}" width="{width:.1f}" height="{row - 8}" fill="{colour}"/>')
+    for place, one in enumerate(series):
+        y, value = place * row + 4, one.values[0]
+        width = value / most * (WIDTH - left - 90)
+        parts.append(f'<text x="{left - 8}" y="{y + 13}" text-anchor="end">{escape(one.name)}</text>')
+        parts.append(f'<rect x="{left}" y="{y}" width="{width:.1f}" height="{row - 8}" fill="{one.colour}"/>')
         parts.append(f'<text x="{left + width + 6:.1f}" y="{y + 13}">{value:.3g} {escape(unit)}</text>')
-    return _svg(parts, row * len(names) + 8)
+    return svg(parts, row * len(series) + 8)
 
 
-def legend(names: Sequence[str]) -> str:
-    """Return the names with their colours."""
-    return " ".join(
-        f'<span class="key"><i style="background:{colour}"></i>{escape(name)}</span>'
-        for colour, name in zip(_colours(len(names)), names, strict=True)
-    )
-
-
-def _colours(count: int) -> list[str]:
-    return [COLOURS[place % len(COLOURS)] for place in range(count)]
-
-
-def _tick_x(x: float, text: str) -> str:
-    line = f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
-    return f'{line}<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{text}</text>'
-
-
-def _tick_y(y: float, text: str) -> str:
-    line = f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-    return f'{line}<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
-
-
-def _axis_title(text: str) -> str:
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    return f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{escape(text)}</text>'
-
-
-def _svg(parts: Sequence[str], height: int) -> str:
+def svg(parts: Sequence[str], height: int) -> str:
+    """Return `parts` as a picture of the usual width."""
     return f'<svg viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}">{"".join(parts)}</svg>'
+
+
+def _ranks(values: Sequence[float]) -> list[tuple[float, float]]:
+    ordered = sorted(values)
+    step = max(len(ordered) // SMOOTH, 1)
+    return [
+        (value, (rank + 1) / len(ordered))
+        for rank, value in enumerate(ordered)
+        if rank % step == 0 or rank == len(ordered) - 1
+    ]
+
+
+def _x(place: float) -> float:
+    return round(LEFT + place * (WIDTH - LEFT - RIGHT), 1)
+
+
+def _y(place: float) -> float:
+    return round(TOP + (1 - place) * (HEIGHT - TOP - BOTTOM), 1)
+
+
+def _upright(place: float, text: str) -> str:
+    x = _x(place)
+    line = f'<line class="grid" x1="{x}" x2="{x}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
+    return f'{line}<text x="{x}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{text}</text>'
+
+
+def _across(place: float, text: str) -> str:
+    y = _y(place)
+    line = f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>'
+    return f'{line}<text x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{text}</text>'

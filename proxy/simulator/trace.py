@@ -39,8 +39,8 @@ class _Row(msgspec.Struct, frozen=True, kw_only=True):
 _decoder = msgspec.json.Decoder(_Row)
 
 
-def read_trace(path: Path, *, speed: float = 1.0, limit: int | None = None) -> list[TraceRequest]:
-    """Return the first `limit` requests of a trace, `speed` times as fast. Raises `TraceError`."""
+def read_trace(path: Path, *, limit: int | None = None) -> list[TraceRequest]:
+    """Return the first `limit` requests of a trace. Raises `TraceError`."""
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
@@ -48,7 +48,7 @@ def read_trace(path: Path, *, speed: float = 1.0, limit: int | None = None) -> l
     rows = []
     for number, line in enumerate(lines[:limit], start=1):
         try:
-            rows.append(_request(_decoder.decode(line), speed))
+            rows.append(_request(_decoder.decode(line)))
         except msgspec.DecodeError as error:
             raise TraceError(f"{path}: line {number}: {error}") from error
     if not rows:
@@ -61,10 +61,10 @@ def rescaled(trace: Iterable[TraceRequest], speed: float) -> list[TraceRequest]:
     return [msgspec.structs.replace(row, at_s=row.at_s / speed) for row in trace]
 
 
-def _request(row: _Row, speed: float) -> TraceRequest:
+def _request(row: _Row) -> TraceRequest:
     whole = row.input_length // TRACE_BLOCK_TOKENS
     return TraceRequest(
-        at_s=row.timestamp / 1000 / speed,
+        at_s=row.timestamp / 1000,
         prompt_tokens=row.input_length,
         output_tokens=row.output_length,
         keys=row.hash_ids[:whole],

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from typer.testing import CliRunner
@@ -10,7 +11,7 @@ from baton.cli.main import app
 from baton.proxy.routing.policy_file import DEFAULTS
 from baton.proxy.simulator.engine_model import EngineModel, ModelError, load_engine_model
 from baton.proxy.simulator.outcome import Objective, percentiles
-from baton.proxy.simulator.report import render_page
+from baton.proxy.simulator.report import AtLoad, render_page, render_picture
 from baton.proxy.simulator.runs import NamedPolicy, Scene, compare, sweep
 from baton.proxy.simulator.sessions import SessionLoad, generate_sessions
 from baton.proxy.simulator.simulation import FleetSize
@@ -28,13 +29,26 @@ def ignore(name: str, done: int, total: int) -> None:
 
 def test_a_comparison_has_one_row_a_policy_and_a_self_contained_page() -> None:
     outcomes = compare(SCENE, POLICIES, FleetSize(2, 2), ignore)
-    page = render_page("<T>", ["a & b"], outcomes, SCENE.objective)
+    page = render_page("<T>", ["a & b"], [AtLoad(3.0, outcomes)], SCENE.objective)
 
     assert [outcome.name for outcome in outcomes] == ["round_robin", "pair_cost"]
     assert len(render([row(outcome) for outcome in outcomes]).splitlines()) == 3
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 7
     assert "&lt;T&gt;" in page
     assert not re.search(r"(src|href)=|https?://", page)
+
+
+def test_several_loads_are_drawn_over_each_other_in_page_and_picture() -> None:
+    loads = [AtLoad(rate, compare(SCENE, POLICIES, FleetSize(1, 1), ignore)) for rate in (2.0, 4.0)]
+    page = render_page("T", [], loads, SCENE.objective)
+    picture = render_picture(loads, SCENE.objective)
+
+    assert page.count("<svg") == 2 + 2 * 7
+    assert all(text in page for text in ("pair_cost 2/s", "pair_cost 4/s", "requests/s that come"))
+    drawn = ElementTree.fromstring(picture)
+    texts = {element.text for element in drawn.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"round_robin", "pair_cost", "TTFT, s", "good requests/s"} <= texts
+    assert not re.search(r"(src|href)=", picture)
 
 
 def test_a_sweep_tries_every_split_and_puts_the_best_first() -> None:
@@ -84,8 +98,32 @@ def test_a_request_that_no_pool_has_room_for_is_named(tmp_path: Path) -> None:
     assert "decode.kv_tokens: 2048" in failed.output
 
 
+def test_speeds_and_policy_files_are_compared_and_drawn(tmp_path: Path) -> None:
+    (tmp_path / "cheap.yaml").write_text("policy: pair_cost\nscales: {backlog: 0.5}")
+    (tmp_path / "plain.yaml").write_text("policy: random")
+    picture = tmp_path / "p.svg"
+    files = ["--compare", str(tmp_path / "cheap.yaml"), "--compare", str(tmp_path / "plain.yaml")]
+    done = CliRunner().invoke(
+        app,
+        ["simulate", "--sessions", "4", *files, "--speed", "1", "--speed", "3", "--picture", str(picture)],
+    )
+
+    assert done.exit_code == 0, done.output
+    assert [done.stdout.count(word) for word in ("speed 1:", "speed 3:", "cheap", "plain")] == [1, 1, 2, 2]
+    assert picture.read_text().startswith("<svg")
+
+
+def test_the_command_sweeps_every_split_of_a_budget() -> None:
+    done = CliRunner().invoke(app, ["simulate", "--sessions", "4", "--sweep", "2:2"])
+
+    assert done.exit_code == 0, done.output
+    assert sorted(re.findall(r"pair_cost (\d:\d)", done.stdout)) == ["1:3", "2:2", "3:1"]
+
+
 def test_the_command_names_what_is_wrong() -> None:
     for arguments, message in (
+        (["--sweep", "2:2", "--report", "x.html"], "--report: a sweep prints a table only"),
+        (["--speed", "nan"], "--speed nan"),
         (["--policy", "none.yaml"], "none.yaml"),
         (["--sweep", "x"], "--sweep x"),
         (["--trace", "gone.jsonl"], "gone.jsonl"),

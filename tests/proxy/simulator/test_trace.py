@@ -16,7 +16,7 @@ def test_rows_become_requests_and_a_block_in_part_has_no_key(tmp_path: Path) -> 
         '{"timestamp": 1000, "input_length": 100, "output_length": 1, "hash_ids": [9]}\n'
     )
 
-    assert read_trace(path, speed=2.0) == [
+    assert rescaled(read_trace(path), 2.0) == [
         TraceRequest(at_s=0.5, prompt_tokens=100, output_tokens=1, keys=()),
         TraceRequest(at_s=1.5, prompt_tokens=1100, output_tokens=7, keys=(4, 5)),
     ]
