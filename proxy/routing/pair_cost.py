@@ -41,6 +41,9 @@ LIKELY = 8
 """Of a larger one, so many that are ready first are;"""
 LEVELS = 8
 """and the first few among those with the longest match, with the next longest and so on, so often."""
+GONE = 0.05
+"""Share of what the index says a decode worker holds that it is taken to lack, where it would have to compute
+it: one long prompt that was evicted is felt by all who decode for seconds."""
 PAIRED = 3
 """So many of the cheapest of either leg are paired with each other."""
 
@@ -274,7 +277,8 @@ class PairCost:
 
     def _takes_long(self, offer: _Offer, place: int) -> bool:
         """Whether others may come to decode there before the worker has computed the prompt."""
-        missing = offer.need.prompt_tokens - offer.decode.depths.get(place, 0) * offer.need.key_tokens
+        held = offer.decode.depths.get(place, 0) * offer.need.key_tokens
+        missing = offer.need.prompt_tokens - (1.0 - GONE) * held
         return missing > self._config.alone_tokens
 
     # --- explaining

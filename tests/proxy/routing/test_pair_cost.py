@@ -96,7 +96,17 @@ def test_a_short_rest_is_computed_by_the_decode_worker_that_has_the_others() -> 
     bench.send("p0", "d0", blocks(40, first=1000))
     bench.send("p1", "d0", blocks(40, first=2000))
 
-    assert bench.names(blocks(40), tokens=40 * 512 + 100) == (None, "d1")
+    assert bench.names(blocks(20), tokens=20 * 512 + 100) == (None, "d1")
+
+
+def test_a_long_prefix_is_not_trusted_to_be_there_whole_where_decode_would_compute_what_is_gone() -> None:
+    bench = Bench(config=PairCostConfig())
+    bench.send("p0", "d1", blocks(60))
+    bench.finish()
+    bench.send("p0", "d0", blocks(60, first=1000))
+    bench.send("p1", "d0", blocks(60, first=2000))
+
+    assert bench.names(blocks(60), tokens=60 * 512 + 100)[0] is not None
 
 
 def test_the_next_captured_size_is_avoided() -> None:
@@ -301,9 +311,9 @@ def test_what_others_would_feel_is_not_computed_by_decode_even_while_it_idles() 
     bench = Bench(config=msgspec.structs.replace(PairCostConfig(), scales=Scales(interference=0.0)))
     bench.send("p0", "d1", blocks(40))
     bench.finish()
-    assert bench.names(blocks(40), tokens=40 * 512 + 3000)[0] == "p0"
-    assert bench.names(blocks(40), tokens=40 * 512 + 500) == (None, "d1")
+    assert bench.names(blocks(20), tokens=20 * 512 + 3000)[0] == "p0"
+    assert bench.names(blocks(20), tokens=20 * 512 + 400) == (None, "d1")
 
     bench.send("p0", "d1", [7000])
-    assert bench.names(blocks(40), tokens=40 * 512 + 3000)[0] == "p0"
-    assert bench.names(blocks(40), tokens=40 * 512 + 500) == (None, "d1")
+    assert bench.names(blocks(20), tokens=20 * 512 + 3000)[0] == "p0"
+    assert bench.names(blocks(20), tokens=20 * 512 + 400) == (None, "d1")
