@@ -1,6 +1,7 @@
 """Asks a running fleet or worker, and times. The only part that knows sockets and a clock."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TypeVar
@@ -35,7 +36,7 @@ class Client:
         self._url = url.rstrip("/")
         self._wanted = model
         self._model = ""
-        self._born_at = asyncio.get_running_loop().time()
+        self._born_at = time.perf_counter()
         self._session = aiohttp.ClientSession(timeout=TIMEOUT, connector=aiohttp.TCPConnector(limit=0))
 
     async def __aenter__(self) -> "Client":
@@ -118,7 +119,7 @@ class Client:
         return [task.result() for task in running]
 
     def _now(self) -> float:
-        return asyncio.get_running_loop().time() - self._born_at
+        return time.perf_counter() - self._born_at
 
     async def _survey_fleet(self, fleet: "_Fleet") -> Surveyed:
         told = {

@@ -56,7 +56,7 @@ async def test_a_fleets_own_phases_and_pools_are_what_its_model_is_made_of() -> 
     assert model.link.kv_bytes_per_token == KV_BYTES
     assert (model.prefill.kv_tokens, model.decode.kv_tokens) == (9000, 9000)
     assert max(sample.features[1] for sample in calibration.decode.samples) == 2
-    assert calibration.decode.samples[0].seconds >= 0.001
+    assert all(sample.seconds > 0 for sample in calibration.decode.samples)
     assert [each.name for each in predicted] == ["TTFT", "TPOT", "queue and prefill"]
 
 
@@ -67,7 +67,7 @@ async def test_a_worker_that_tells_nothing_is_timed_from_outside() -> None:
 
     assert not calibration.phases_told
     assert calibration.model.link == EngineModel().link
-    assert all(sample.seconds >= 0.001 for sample in calibration.prefill.samples)
+    assert all(sample.seconds > 0 for sample in calibration.prefill.samples)
     assert all(body["ignore_eos"] and body["stream"] for body in fleet.asked)
 
 
