@@ -46,3 +46,6 @@ class DecodeBatch:
     """[B] int32, tokens in the cache including this one; 0 in dead rows"""
     live: int
     """The first `live` rows are sequences, the rest is padding."""
+    continued: list[bool] | None = None
+    """[live], whether a row holds the sequence it held in the step before, which is now one token longer;
+    None: that is not known"""

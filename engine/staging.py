@@ -6,6 +6,7 @@ captured graph needs; on a CPU the model reads the host buffers themselves. Call
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -134,7 +135,8 @@ class DecodeStaging:
         drawn    [B'] int64 on the device, what the step before drew
         """
         with self._host_buffers:
-            batch = self._pack(sequences)
+            continued = self._continued(sequences)
+            batch = replace(self._pack(sequences), continued=continued)
             if follows is not None:
                 assert drawn is not None
                 self._take_drawn(batch.token_ids[: batch.live], follows, drawn)
@@ -160,6 +162,14 @@ class DecodeStaging:
             context_lens=self._context_lens.rows(size),
             live=live,
         )
+
+    def _continued(self, sequences: list[Sequence]) -> list[bool]:
+        return [
+            blocks is sequence.blocks and position + 1 == sequence.num_computed
+            for blocks, position, sequence in zip(
+                self._staged, self._positions.host.tolist(), sequences, strict=False
+            )
+        ]
 
     def _take_drawn(self, token_ids: Tensor, follows: list[int | None], drawn: Tensor) -> None:
         """Replace the tokens of rows that follow a draw; one that drew nothing computes token 0, in vain."""

@@ -7,26 +7,19 @@ from .by_device import by_device
 from .mla_decode import softmax_up_to
 
 
-def gqa_decode_attention(
-    q: Tensor, pool: Tensor, rows: Tensor, mask: Tensor | None, *, keys: int, scale: float
-) -> Tensor:
-    """Attend over paged keys and values.
+def gqa_decode_attention(q: Tensor, kv: Tensor, mask: Tensor | None, *, scale: float) -> Tensor:
+    """Attend over the keys and values of each sequence.
 
     q        [batch, heads, dim]
-    pool     [blocks, layers, 2, kv_heads, block_tokens, dim]
-    rows     [2 * batch * kv_heads * table]   int64, rows of the pool seen as [-1, block_tokens * dim]: those
-                                              of all keys, then those of all values
-    mask     [batch, 1, keys]   added to the scores; None where no key is padding
+    kv       [2, batch * kv_heads, keys, dim]   keys, then values; a row dense, heads anywhere
+    mask     [batch, 1, keys]                   added to the scores; None where no key is padding
     returns  [batch, heads, dim]
     """
     batch, heads, dim = q.shape
-    kv_heads, tokens = pool.shape[3:5]
-    used = min(keys, tokens) * dim  # of a lone block only what holds keys
-    blocks = pool.view(-1, tokens * dim)[:, :used].index_select(0, rows)
-    k, v = blocks.view(2, batch * kv_heads, -1, dim)[:, :, :keys].to(q.dtype).unbind(0)
-    scores = torch.bmm(q.reshape(batch * kv_heads, -1, dim), k.transpose(1, 2)).mul_(scale)
+    k, v = kv.to(q.dtype).unbind(0)
+    scores = torch.bmm(q.reshape(k.shape[0], -1, dim), k.transpose(1, 2)).mul_(scale)
     if mask is not None:
-        scores.view(batch, heads, keys).add_(mask)
+        scores.view(batch, heads, -1).add_(mask)
     return torch.bmm(torch.softmax(scores, -1), v).view(batch, heads, dim)
 
 

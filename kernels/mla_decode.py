@@ -8,28 +8,19 @@ import torch
 from torch import Tensor
 
 from .by_device import by_device
-from .kv_rows import read_rows
 
 
 def mla_decode_attention(
-    q: Tensor,
-    pool: Tensor,
-    rows: Tensor,
-    mask: Tensor | None,
-    *,
-    rank: int,
-    scale: float,
+    q: Tensor, entries: Tensor, mask: Tensor | None, *, rank: int, scale: float
 ) -> Tensor:
-    """Attend over paged entries.
+    """Attend over the entries of each sequence.
 
     q        [batch, heads, rank + rope_dim]
-    pool     [blocks, layers, block_tokens, rank + rope_dim]
-    rows     [batch * keys]    int64, tokens of each sequence in the pool seen as [-1, rank + rope_dim]
-    mask     [batch, 1, keys]   added to the scores; None where no key is padding
+    entries  [batch, keys, rank + rope_dim]   a row dense, batches anywhere
+    mask     [batch, 1, keys]                 added to the scores; None where no key is padding
     returns  [batch, heads, rank]
     """
-    batch, _, width = q.shape
-    entries = read_rows(pool, rows, width).view(batch, -1, width).to(q.dtype)
+    entries = entries.to(q.dtype)
     keys_first = entries.transpose(1, 2)
     if mask is None:
         scores = torch.bmm(q, keys_first).mul_(scale)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...kvtransfer.layout import KvFormat
 from ..batch import DecodeBatch, PrefillBatch
+from .decode_window import DecodeWindow, WindowStep
 
 SHORT_TOKENS = 128  # contexts up to here are padded together
 
@@ -42,16 +43,10 @@ class DecodeGroup:
 
     members: Tensor
     """[n] int64, their rows in the step"""
-    key_rows: Tensor
-    """Rows of their keys in layer 0; a layer further adds `layer_rows`"""
-    layer_rows: int
     mask: Tensor | None
-    """[n, 1, keys], minus infinity past each sequence's end; None where all have `keys` tokens"""
-    keys: int
-
-    def key_rows_of(self, layer: int) -> Tensor:
-        """Rows of the keys in a layer."""
-        return self.key_rows + layer * self.layer_rows if layer else self.key_rows
+    """[n, 1, keys], minus infinity past each sequence's end; None where all have as many tokens"""
+    read: Callable[[int], Tensor]
+    """KV of a layer, `[planes, n * heads, keys, width]`: one plane for MLA, keys and values for GQA"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +59,13 @@ class DecodeStep:
     """For each layer, rows of the pool that the tokens' KV goes to"""
     groups: list[DecodeGroup]
     """Every row is a member of one"""
+    window: WindowStep | None = None
+    """What the one group reads, where it does not read the pool"""
+
+    def note(self, layer: int, values: Tensor) -> None:
+        """Let the groups see what went into the cache: the tokens' KV, `[B * planes * heads, width]`."""
+        if self.window is not None:
+            self.window.write(layer, values)
 
     def attend(self, q: Tensor, attend: Callable[[Tensor, DecodeGroup], Tensor]) -> Tensor:
         """Attend group by group: [B, ...] to [B, ...]."""
@@ -141,6 +143,31 @@ class Attention(Protocol):
     def decode(self, x: Tensor, pool: Tensor, step: DecodeStep | PagedStep, layer: int) -> Tensor:
         """Write the tokens' KV and attend: [B, hidden] to [B, hidden]."""
         ...
+
+
+ReadPool = Callable[[Tensor, int], Callable[[int], Tensor]]
+"""From block tables and a number of keys to `DecodeGroup.read`."""
+
+
+def decode_groups(
+    batch: DecodeBatch, pool: Tensor, window: DecodeWindow, read_pool: ReadPool
+) -> tuple[list[DecodeGroup], WindowStep | None]:
+    """Put the live rows in groups; a single one reads the window, where that has room."""
+    lengths = batch.context_lens[: batch.live].tolist()
+    groups = group_by_length(lengths)
+    if len(groups) == 1:
+        held = window.step(batch, lengths, pool)
+        if held is not None:
+            mask = length_mask(lengths, pool.device)
+            return [DecodeGroup(torch.arange(batch.live), mask, held.read)], held
+    window.give_up()
+    made = []
+    for rows in groups:
+        members = torch.tensor(rows, device=pool.device)
+        own = [lengths[row] for row in rows]
+        tables = batch.block_tables.index_select(0, members)
+        made.append(DecodeGroup(members, length_mask(own, pool.device), read_pool(tables, max(own))))
+    return made, None
 
 
 def group_by_length(lengths: list[int]) -> list[list[int]]:

@@ -1,5 +1,6 @@
 """Grouped-query attention with normalised queries and keys (Qwen3); keys and values are cached by head."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +15,9 @@ from ...kernels.rope import rope_halves_
 from ...kvtransfer.layout import KvFormat
 from ..batch import DecodeBatch, PrefillBatch
 from ..checkpoint.weights import Weights
-from .attention import DecodeGroup, DecodeStep, PagedStep, PrefillStep, group_by_length, length_mask
+from .attention import DecodeGroup, DecodeStep, PagedStep, PrefillStep, decode_groups
 from .config import GqaConfig, ModelConfig
+from .decode_window import DecodeWindow
 
 
 class GqaGeometry:
@@ -27,6 +29,7 @@ class GqaGeometry:
         self.kv_heads = attention.kv_heads
         self.values_per_token = 2 * attention.head_dim
         self._layers = num_layers
+        self._window = DecodeWindow(planes=2, heads=attention.kv_heads)
 
     def pool_shape(self, num_blocks: int, block_tokens: int) -> tuple[int, ...]:
         """Shape of the KV pool."""
@@ -51,14 +54,25 @@ class GqaGeometry:
 
     def decode_step(self, batch: DecodeBatch, pool: Tensor, table: Tensor) -> DecodeStep:
         """Prepare a decode step."""
-        live, tokens = batch.live, pool.shape[4]
-        lengths = batch.context_lens[:live].tolist()
-        groups = group_by_length(lengths)
+        live, tokens, dim = batch.live, *pool.shape[4:]
+        planes = 2 * self.kv_heads
+
+        def read_pool(tables: Tensor, keys: int) -> Callable[[int], Tensor]:
+            blocks = table_block_rows(tables[:, : -(-keys // tokens)], self._layers, planes)
+            rows = keys_then_values(blocks)
+            used = pool.view(-1, tokens * dim)[:, : min(keys, tokens) * dim]  # a lone block up to its keys
+            heads = tables.shape[0] * self.kv_heads
+            return lambda layer: used.index_select(0, rows + layer * planes).view(2, heads, -1, dim)[
+                :, :, :keys
+            ]
+
+        groups, window = decode_groups(batch, pool, self._window, read_pool)
         rows = gqa_token_rows(batch.slots[:live], self._layers, self.kv_heads, tokens)
         return DecodeStep(
             turns=table.index_select(0, batch.positions[:live]).unsqueeze(1),
             token_rows=list(rows.unbind(0)),
-            groups=[self._group(batch, group, [lengths[row] for row in group], tokens) for group in groups],
+            groups=groups,
+            window=window,
         )
 
     def paged_step(self, batch: DecodeBatch, pool: Tensor, table: Tensor) -> PagedStep:
@@ -69,20 +83,6 @@ class GqaGeometry:
             token_rows=list(rows.unbind(0)),
             tables=batch.block_tables,
             lengths=batch.context_lens,
-        )
-
-    def _group(
-        self, batch: DecodeBatch, rows: list[int], lengths: list[int], block_tokens: int
-    ) -> DecodeGroup:
-        members = torch.tensor(rows, device=batch.block_tables.device)
-        keys, planes = max(lengths), 2 * self.kv_heads
-        tables = batch.block_tables.index_select(0, members)[:, : -(-keys // block_tokens)]
-        return DecodeGroup(
-            members=members,
-            key_rows=keys_then_values(table_block_rows(tables, self._layers, planes)),
-            layer_rows=planes,
-            mask=length_mask(lengths, tables.device),
-            keys=keys,
         )
 
 
@@ -148,17 +148,19 @@ class GqaAttention:
 
     def decode(self, x: Tensor, pool: Tensor, step: DecodeStep | PagedStep, layer: int) -> Tensor:
         """Write the tokens' KV and attend."""
-        q, _ = self.enter(x, pool, step.turns, step.token_rows[layer])
-        return self.leave(self._attend(q, pool, step, layer).flatten(1))
+        q, kv = self.enter(x, pool, step.turns, step.token_rows[layer])
+        return self.leave(self._attend(q, kv, pool, step, layer).flatten(1))
 
-    def _attend(self, q: Tensor, pool: Tensor, step: DecodeStep | PagedStep, layer: int) -> Tensor:
+    def _attend(
+        self, q: Tensor, kv: Tensor, pool: Tensor, step: DecodeStep | PagedStep, layer: int
+    ) -> Tensor:
         """Queries [B, heads, dim] to mixed values of the same shape."""
         if isinstance(step, PagedStep):
             return gqa_paged_decode(q, pool, layer, step.tables, step.lengths, scale=self._scale)
+        step.note(layer, kv.flatten(0, 1))
 
         def attend(queries: Tensor, group: DecodeGroup) -> Tensor:
-            rows = group.key_rows_of(layer)
-            return gqa_decode_attention(queries, pool, rows, group.mask, keys=group.keys, scale=self._scale)
+            return gqa_decode_attention(queries, group.read(layer), group.mask, scale=self._scale)
 
         return step.attend(q, attend)
 

@@ -1,11 +1,12 @@
 """Multi-head latent attention (arXiv 2405.04434): the cache holds one latent and one rotated key a token."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ...kernels.kv_rows import mla_token_rows, table_token_rows, write_rows
+from ...kernels.kv_rows import mla_token_rows, read_rows, table_token_rows, write_rows
 from ...kernels.linear import Weight, multiply
 from ...kernels.mla_decode import mla_decode_attention, mla_paged_decode
 from ...kernels.mla_prefill import MlaExpansion, mla_prefill_attention
@@ -14,8 +15,9 @@ from ...kernels.rope import rope_interleaved_
 from ...kvtransfer.layout import KvFormat
 from ..batch import DecodeBatch, PrefillBatch
 from ..checkpoint.weights import Weights
-from .attention import DecodeGroup, DecodeStep, PagedStep, PrefillStep, group_by_length, length_mask
+from .attention import DecodeGroup, DecodeStep, PagedStep, PrefillStep, decode_groups
 from .config import MlaConfig, ModelConfig
+from .decode_window import DecodeWindow
 from .rope_table import softmax_scale
 
 LATENT_NORM_EPS = 1e-6  # the published code fixes it, whatever rms_norm_eps says
@@ -30,6 +32,7 @@ class MlaGeometry:
     def __init__(self, attention: MlaConfig, num_layers: int) -> None:
         self.values_per_token = attention.latent_dim
         self._layers = num_layers
+        self._window = DecodeWindow(planes=1, heads=1)
 
     def pool_shape(self, num_blocks: int, block_tokens: int) -> tuple[int, ...]:
         """Shape of the KV pool."""
@@ -53,13 +56,18 @@ class MlaGeometry:
 
     def decode_step(self, batch: DecodeBatch, pool: Tensor, table: Tensor) -> DecodeStep:
         """Prepare a decode step."""
-        live, tokens = batch.live, pool.shape[2]
-        lengths = batch.context_lens[:live].tolist()
-        groups = group_by_length(lengths)
+        live, tokens, width = batch.live, *pool.shape[2:]
+
+        def read_pool(tables: Tensor, keys: int) -> Callable[[int], Tensor]:
+            rows = table_token_rows(tables, keys, self._layers, tokens).flatten()
+            return lambda layer: read_rows(pool, rows + layer * tokens, width).view(1, -1, keys, width)
+
+        groups, window = decode_groups(batch, pool, self._window, read_pool)
         return DecodeStep(
             turns=table.index_select(0, batch.positions[:live]),
             token_rows=list(mla_token_rows(batch.slots[:live], self._layers, tokens).unbind(0)),
-            groups=[self._group(batch, rows, [lengths[row] for row in rows], tokens) for rows in groups],
+            groups=groups,
+            window=window,
         )
 
     def paged_step(self, batch: DecodeBatch, pool: Tensor, table: Tensor) -> PagedStep:
@@ -69,20 +77,6 @@ class MlaGeometry:
             token_rows=list(mla_token_rows(batch.slots, self._layers, pool.shape[2]).unbind(0)),
             tables=batch.block_tables,
             lengths=batch.context_lens,
-        )
-
-    def _group(
-        self, batch: DecodeBatch, rows: list[int], lengths: list[int], block_tokens: int
-    ) -> DecodeGroup:
-        members = torch.tensor(rows, device=batch.block_tables.device)
-        keys = max(lengths)
-        tables = batch.block_tables.index_select(0, members)
-        return DecodeGroup(
-            members=members,
-            key_rows=table_token_rows(tables, keys, self._layers, block_tokens).flatten(),
-            layer_rows=block_tokens,
-            mask=length_mask(lengths, tables.device),
-            keys=keys,
         )
 
 
@@ -165,22 +159,24 @@ class MlaAttention:
 
     def decode(self, x: Tensor, pool: Tensor, step: DecodeStep | PagedStep, layer: int) -> Tensor:
         """Write the tokens' KV and attend."""
-        q, _ = self.enter(x, pool, step.turns, step.token_rows[layer])
+        q, entries = self.enter(x, pool, step.turns, step.token_rows[layer])
         nope = self._mla.qk_nope_head_dim
         absorbed = torch.bmm(q[..., :nope].transpose(0, 1), self._absorb_keys).transpose(0, 1)
-        attended = self._attend(torch.cat((absorbed, q[..., nope:]), -1), pool, step, layer)
+        attended = self._attend(torch.cat((absorbed, q[..., nope:]), -1), entries, pool, step, layer)
         values = torch.bmm(attended.transpose(0, 1), self._absorb_values)
         return self.leave(values.transpose(0, 1).flatten(1))
 
-    def _attend(self, q: Tensor, pool: Tensor, step: DecodeStep | PagedStep, layer: int) -> Tensor:
+    def _attend(
+        self, q: Tensor, entries: Tensor, pool: Tensor, step: DecodeStep | PagedStep, layer: int
+    ) -> Tensor:
         """Absorbed queries [B, heads, latent_dim] to mixed latents [B, heads, kv_lora_rank]."""
         rank, scale = self._mla.kv_lora_rank, self._scale
         if isinstance(step, PagedStep):
             return mla_paged_decode(q, pool, layer, step.tables, step.lengths, rank=rank, scale=scale)
+        step.note(layer, entries)
 
         def attend(latent_q: Tensor, group: DecodeGroup) -> Tensor:
-            rows = group.key_rows_of(layer)
-            return mla_decode_attention(latent_q, pool, rows, group.mask, rank=rank, scale=scale)
+            return mla_decode_attention(latent_q, group.read(layer)[0], group.mask, rank=rank, scale=scale)
 
         return step.attend(q, attend)
 

@@ -109,3 +109,22 @@ def test_any_history_of_batches_ends_in_the_right_tensors(seed: int) -> None:
         live = [sequence for sequence in live if len(sequence.blocks) < 16]
         if live:
             assert_says(decode.pack(live), live)
+
+
+def test_a_row_goes_on_only_with_the_same_sequence_one_token_longer() -> None:
+    decode = staging()
+    first, second = sequence_of(8, 5, [3, 4]), sequence_of(8, 2, [7])
+    assert decode.pack([first, second]).continued == [False, False]
+
+    for sequence in (first, second):
+        sequence.num_computed += 1
+    assert decode.pack([first, second]).continued == [True, True]
+
+    first.num_computed += 1  # the second is computed anew, in other blocks
+    second.blocks = [7]
+    assert decode.pack([first, second]).continued == [True, False]
+
+    second.num_computed += 1  # the first has left, and the second takes its row
+    assert decode.pack([second]).continued == [False]
+
+    assert decode.pack([second]).continued == [False]

@@ -4,7 +4,7 @@ import torch
 
 from baton.engine.models.attention import length_mask
 from baton.kernels.gqa_decode import gqa_decode_attention
-from baton.kernels.kv_rows import keys_then_values, table_block_rows
+from baton.kernels.kv_rows import keys_then_values, read_rows, table_block_rows
 
 HEADS, KV_HEADS, DIM, BLOCK_TOKENS, LAYERS = 6, 2, 5, 4, 2
 SCALE = 0.4
@@ -21,7 +21,8 @@ def test_every_sequence_attends_to_its_own_tokens_only() -> None:
 
     for layer in range(LAYERS):
         rows = keys_then_values(table_block_rows(tables, LAYERS, 2 * KV_HEADS)) + layer * 2 * KV_HEADS
-        actual = gqa_decode_attention(q, pool, rows, mask, keys=12, scale=SCALE)
+        kv = read_rows(pool, rows, BLOCK_TOKENS * DIM).view(2, 3 * KV_HEADS, 12, DIM)
+        actual = gqa_decode_attention(q, kv, mask, scale=SCALE)
 
         for row, length in enumerate(lengths):
             cached = (
@@ -34,14 +35,13 @@ def test_every_sequence_attends_to_its_own_tokens_only() -> None:
                 torch.testing.assert_close(actual[row, head], (weights @ v[shared]).float())
 
 
-def test_a_lone_block_is_read_up_to_its_keys() -> None:
-    pool = torch.randn(3, 1, 2, KV_HEADS, BLOCK_TOKENS, DIM, generator=torch.Generator().manual_seed(6))
+def test_keys_may_be_the_first_of_longer_rows() -> None:
+    rows = torch.randn(2, KV_HEADS, BLOCK_TOKENS, DIM, generator=torch.Generator().manual_seed(6))
     q = torch.randn(1, HEADS, DIM, generator=torch.Generator().manual_seed(7))
-    rows = keys_then_values(table_block_rows(torch.tensor([[2]], dtype=torch.int32), 1, 2 * KV_HEADS))
 
-    actual = gqa_decode_attention(q, pool, rows, None, keys=3, scale=SCALE)
+    actual = gqa_decode_attention(q, rows[:, :, :3], None, scale=SCALE)
 
-    k, v = pool[2, 0, :, :, :3]
+    k, v = rows[:, :, :3]
     for head in range(HEADS):
         shared = head // (HEADS // KV_HEADS)
         expected = (q[0, head] @ k[shared].t() * SCALE).softmax(-1) @ v[shared]

@@ -3,7 +3,7 @@
 import torch
 
 from baton.engine.models.attention import length_mask
-from baton.kernels.kv_rows import table_token_rows
+from baton.kernels.kv_rows import read_rows, table_token_rows
 from baton.kernels.mla_decode import mla_decode_attention
 
 HEADS, RANK, ROPE, BLOCK_TOKENS, LAYERS = 3, 6, 2, 4, 2
@@ -19,14 +19,10 @@ def test_every_sequence_attends_to_its_own_tokens_only() -> None:
     q = torch.randn(3, HEADS, RANK + ROPE, generator=generator)
 
     for layer in range(LAYERS):
-        actual = mla_decode_attention(
-            q,
-            pool,
-            table_token_rows(tables, 12, LAYERS, BLOCK_TOKENS).flatten() + layer * BLOCK_TOKENS,
-            length_mask(lengths, q.device),
-            rank=RANK,
-            scale=SCALE,
-        )
+        rows = table_token_rows(tables, 12, LAYERS, BLOCK_TOKENS).flatten() + layer * BLOCK_TOKENS
+        entries = read_rows(pool, rows, RANK + ROPE).view(3, 12, -1)
+        mask = length_mask(lengths, q.device)
+        actual = mla_decode_attention(q, entries, mask, rank=RANK, scale=SCALE)
 
         for row, length in enumerate(lengths):
             entries = pool[tables[row].long(), layer].reshape(-1, RANK + ROPE)[:length].double()
@@ -35,11 +31,9 @@ def test_every_sequence_attends_to_its_own_tokens_only() -> None:
 
 
 def test_without_a_mask_all_have_the_same_length() -> None:
-    pool = torch.randn(2, 1, BLOCK_TOKENS, RANK + ROPE, generator=torch.Generator().manual_seed(6))
+    entries = torch.randn(3, RANK + ROPE, generator=torch.Generator().manual_seed(6))
     q = torch.randn(1, HEADS, RANK + ROPE, generator=torch.Generator().manual_seed(7))
-    rows = table_token_rows(torch.tensor([[1]], dtype=torch.int32), 3, 1, BLOCK_TOKENS)[0]
 
-    actual = mla_decode_attention(q, pool, rows, None, rank=RANK, scale=SCALE)
+    actual = mla_decode_attention(q, entries.unsqueeze(0), None, rank=RANK, scale=SCALE)
 
-    entries = pool[1, 0, :3]
     torch.testing.assert_close(actual[0], (q[0] @ entries.t() * SCALE).softmax(-1) @ entries[:, :RANK])

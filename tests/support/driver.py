@@ -32,6 +32,8 @@ class Driver:
         self.wants_logits = True
         self._free = list(range(1, num_blocks))
         random.Random(7).shuffle(self._free)
+        self._rows: list[tuple[int, int]] = []
+        """What the rows of the last decode step were: a sequence and its position."""
 
     def sequence(self, tokens: list[int], *, shares: Sequence | None = None, blocks: int = 0) -> Sequence:
         """Start a sequence; its first `blocks` blocks may be another's, whose tokens must be the same."""
@@ -80,7 +82,12 @@ class Driver:
             block_tables=self._tables(sequences, size),
             context_lens=torch.tensor([position + 1 for position in positions] + dead, dtype=torch.int32),
             live=live,
+            continued=[
+                row < len(self._rows) and self._rows[row] == (id(sequence), position - 1)
+                for row, (sequence, position) in enumerate(rows)
+            ],
         )
+        self._rows = [(id(sequence), position) for sequence, position in rows]
         for sequence in sequences:
             sequence.computed += 1
         logits = self.model.decode(batch, self.pool)

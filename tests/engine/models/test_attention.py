@@ -1,6 +1,9 @@
 """Sequences attend in groups of similar length, and the grouping changes no result."""
 
+from functools import partial
+
 import torch
+from torch import Tensor
 
 from baton.engine.models.attention import DecodeGroup, DecodeStep, group_by_length, length_mask
 
@@ -35,11 +38,14 @@ def test_equal_lengths_need_no_mask() -> None:
 def test_groups_results_come_back_in_the_order_of_the_rows() -> None:
     empty = torch.empty(0, dtype=torch.int64)
     groups = [
-        DecodeGroup(members=torch.tensor(rows), key_rows=empty, layer_rows=0, mask=None, keys=keys)
-        for rows, keys in (([1, 3], 100), ([0, 2], 10))
+        DecodeGroup(members=torch.tensor(rows), mask=None, read=partial(torch.full, (1, 2, 1, 1)))
+        for rows in ([1, 3], [0, 2])
     ]
     step = DecodeStep(turns=empty, token_rows=[], groups=groups)
 
-    result = step.attend(torch.arange(4.0).unsqueeze(1), lambda q, group: q + group.keys)
+    def attend(q: Tensor, group: DecodeGroup) -> Tensor:
+        return q + (100 if group is groups[0] else 10)
+
+    result = step.attend(torch.arange(4.0).unsqueeze(1), attend)
 
     assert result.flatten().tolist() == [10, 101, 12, 103]
