@@ -23,6 +23,7 @@ import torch
 from ..kvtransfer.event_publisher import KvEventPublisher
 from .assembly import assemble, load, make_pool, make_service
 from .config import WorkerConfig
+from .host_memory import keep_freed_memory
 from .inbox import ProcessInbox
 from .kv_events import KvEventLog
 from .loop import EngineLoop
@@ -40,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one engine; return the exit status."""
     options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    keep_freed_memory()
     inbox = ProcessInbox(options.ipc if "://" in options.ipc else f"ipc://{options.ipc}")
     try:
         run(msgspec.json.decode(options.config.read_bytes(), type=WorkerConfig), inbox, os.getppid())
