@@ -40,8 +40,8 @@ def test_rows_in_frames(tokens: int) -> None:
     routed, _ = prepare_batched(x, ids, LAYER.experts)
     fp8, expanded = fp8_and_expanded()
     live = torch.arange(tokens) < routed.counts.unsqueeze(1)
-    expected = experts_batched(routed, expanded)[live]
     garbage = replace(routed, rows=routed.rows.masked_fill(~live.unsqueeze(-1), float("nan")))
+    expected = experts_batched(routed, expanded)[live]
 
     torch.testing.assert_close(batched_frame(garbage, expanded)[live], expected)
     assert relative_error(experts_batched(garbage, fp8)[live], expected) <= FP8_TOLERANCE
