@@ -18,8 +18,9 @@ is imported, sends every call to them, so that whole models run as they would on
 mark are made of torch operations that run anywhere.
 """
 
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache, wraps
 from importlib import import_module
 from typing import Any, ParamSpec, TypeVar
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 _FORCED: list[bool] = []
+_REFERENCES: list[bool] = []
 
 
 def force_triton() -> None:
@@ -43,6 +45,16 @@ def serves(device: torch.device) -> bool:
     return device.type == "cuda" or bool(_FORCED)
 
 
+@contextlib.contextmanager
+def references() -> Iterator[None]:
+    """Run marked operations in their torch form meanwhile, on a GPU too, to compare with."""
+    _REFERENCES.append(True)
+    try:
+        yield
+    finally:
+        _REFERENCES.pop()
+
+
 def by_device(reference: Callable[P, R]) -> Callable[P, R]:
     """Mark an operation that has a Triton form; its first argument is a tensor or a tuple of them."""
     if torch.version.cuda is None and not _FORCED:
@@ -52,7 +64,7 @@ def by_device(reference: Callable[P, R]) -> Callable[P, R]:
     def dispatched(*args: P.args, **kwargs: P.kwargs) -> R:
         first: Any = args[0]
         device = (first[0] if isinstance(first, tuple) else first).device
-        if serves(device):
+        if serves(device) and not _REFERENCES:
             form = fastest if device.type == "cuda" else launcher
             result: R = form(reference)(*args, **kwargs)
             return result

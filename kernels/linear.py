@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .by_device import by_device
 from .fp8 import GROUP, dequantise_blocks, dequantise_groups, quantise_groups
+from .silu_mul import silu_mul, silu_mul_quantise
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,19 @@ def multiply(x: Tensor, weight: Weight) -> Tensor:
     if isinstance(weight, Tensor):
         return torch.mm(x, weight)
     return linear_fp8(*quantise_groups(x), weight.values, weight.scales).to(x.dtype)
+
+
+def gated_mlp(x: Tensor, gate_up: Weight, down: Weight) -> Tensor:
+    """Return `down(silu(gate(x)) * up(x))`: `[tokens, hidden]` of x.dtype.
+
+    x        [tokens, hidden]
+    gate_up  [hidden, 2 * width], gate first
+    down     [width, hidden]
+    """
+    hidden = multiply(x, gate_up)
+    if isinstance(down, Tensor):
+        return torch.mm(silu_mul(hidden), down)
+    return linear_fp8(*silu_mul_quantise(hidden), down.values, down.scales).to(x.dtype)
 
 
 @by_device

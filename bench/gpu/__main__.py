@@ -14,6 +14,8 @@ from pathlib import Path
 
 import torch
 
+from ...kernels.by_device import force_triton
+
 PARTS = ("kernels", "decode", "prefill")
 RESULTS = Path(__file__).parent / "results"
 
@@ -35,6 +37,7 @@ def main() -> int:
     if options.dry or options.table:
         os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported, which `run` does
         torch.set_num_threads(1)
+        force_triton()
     elif not torch.cuda.is_available():
         print("gpu: no GPU here; --dry or --compile work without one", file=sys.stderr)
         return 2

@@ -1,32 +1,27 @@
 """The layers of a decode or prefill step as one GPU of many runs them, made of `kernels/` alone.
 
 What the network brings is taken as given: the experts' rows lie in a buffer as a dispatch would have left
-them, and the sums that a combine would return in another. Each function takes the *form* of the operations,
-Triton or reference, so that a whole layer can be checked as its kernels are.
+them, and the sums that a combine would return in another. Products, MLPs, experts and attention of prompts
+are the functions that models call. Inside `by_device.references` a layer is computed in torch, so that it can
+be checked as its kernels are.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...kernels.attention import attend
-from ...kernels.fp8 import quantise_groups
 from ...kernels.gate import gate_sigmoid_grouped
 from ...kernels.kv_rows import write_rows
-from ...kernels.linear import linear_fp8
+from ...kernels.linear import gated_mlp, multiply
 from ...kernels.mla_decode import mla_paged_decode
-from ...kernels.moe.grouped_gemm import grouped_gemm_fp8, grouped_gemm_fp8_masked
+from ...kernels.mla_prefill import MlaExpansion, mla_prefill_attention
+from ...kernels.moe.experts_grouped import masked, tiled
 from ...kernels.rms_norm import add_rms_norm, rms_norm, rms_norm_
 from ...kernels.rope import rope_interleaved_
-from ...kernels.silu_mul import silu_mul_quantise, silu_mul_quantise_masked
 from .model import Model
-from .weights import AttentionWeights, Matrix, MlpWeights, MoeWeights
+from .weights import AttentionWeights, MoeWeights
 
-Form = Callable[[Callable[..., Any]], Callable[..., Any]]
-"""`kernels.by_device.launcher` or `kernels.by_device.reference`"""
 EPS = 1e-6
 
 
@@ -70,14 +65,18 @@ class PrefillState:
     received_scales: Tensor
     tile_experts: Tensor
     combined: Tensor
+    pool: Tensor
+    """Holds no context"""
+    no_rows: Tensor
+    """[0] int64"""
 
 
-def decode_attention(form: Form, model: Model, weights: AttentionWeights, state: DecodeState) -> Tensor:
+def decode_attention(model: Model, weights: AttentionWeights, state: DecodeState) -> Tensor:
     """From the residual stream to what attention adds to it: [batch, hidden]."""
-    q, entries = _project(form, model, weights, state)
-    form(write_rows)(state.pool, state.rows, entries)
+    q, entries = _project(model, weights, state)
+    write_rows(state.pool, state.rows, entries)
     absorbed = torch.bmm(q[..., : model.nope].transpose(0, 1), weights.absorb_keys).transpose(0, 1)
-    latent = form(mla_paged_decode)(
+    latent = mla_paged_decode(
         torch.cat((absorbed, q[..., model.nope :]), -1),
         state.pool,
         0,
@@ -87,71 +86,49 @@ def decode_attention(form: Form, model: Model, weights: AttentionWeights, state:
         scale=(model.nope + model.rope) ** -0.5,
     )
     values = torch.bmm(latent.transpose(0, 1), weights.absorb_values)
-    return _linear(form, values.transpose(0, 1).flatten(1), weights.out)
+    return multiply(values.transpose(0, 1).flatten(1), weights.out)
 
 
-def prefill_attention(form: Form, model: Model, weights: AttentionWeights, state: PrefillState) -> Tensor:
+def prefill_attention(model: Model, weights: AttentionWeights, state: PrefillState) -> Tensor:
     """From the residual stream to what attention adds to it: [tokens, hidden]."""
-    q, entries = _project(form, model, weights, state)
-    expanded = torch.mm(entries[:, : model.rank], weights.expand).view(len(q), model.heads, -1)
-    keys = torch.empty_like(q)
-    keys[..., : model.nope] = expanded[..., : model.nope]
-    keys[..., model.nope :] = entries[:, None, model.rank :]
-    values = expanded[..., model.nope :]
-    parts = []
-    for start in range(0, len(q), state.prompt):
-        prompt = slice(start, start + state.prompt)
-        out, _ = form(attend)(
-            q[prompt].transpose(0, 1).unsqueeze(1),
-            keys[prompt].transpose(0, 1),
-            values[prompt].transpose(0, 1),
-            scale=(model.nope + model.rope) ** -0.5,
-            causal=True,
-        )
-        parts.append(out.squeeze(1).transpose(0, 1).flatten(1))
-    return _linear(form, torch.cat(parts), weights.out)
+    q, entries = _project(model, weights, state)
+    prompts = len(q) // state.prompt
+    attended = mla_prefill_attention(
+        q,
+        entries,
+        state.pool,
+        query_starts=[prompt * state.prompt for prompt in range(prompts + 1)],
+        context_rows=[state.no_rows] * prompts,
+        expansion=MlaExpansion(weights.expand, model.heads, model.nope, model.value),
+        scale=(model.nope + model.rope) ** -0.5,
+    )
+    return multiply(attended, weights.out)
 
 
 def decode_moe(
-    form: Form, model: Model, weights: MoeWeights, state: DecodeState, attended: Tensor
+    model: Model, weights: MoeWeights, state: DecodeState, attended: Tensor
 ) -> tuple[Tensor, Tensor]:
     """What the shared expert and the experts elsewhere add, and this GPU's experts' outputs for a combine."""
-    x = _route(form, model, weights, attended, state.residual)
-    hidden = form(grouped_gemm_fp8_masked)(
-        state.received, state.received_scales, *weights.routed.gate_up, state.counts, expected=state.expected
-    )
-    activated = form(silu_mul_quantise_masked)(hidden, state.counts)
-    outputs = form(grouped_gemm_fp8_masked)(
-        *activated, *weights.routed.down, state.counts, expected=state.expected
-    )
-    return dense_mlp(form, weights.shared, x).add_(state.combined), outputs
+    x = _route(model, weights, attended, state.residual)
+    rows = (state.received, state.received_scales)
+    outputs = masked(rows, state.counts, weights.routed, state.expected)
+    return gated_mlp(x, *weights.shared).add_(state.combined), outputs
 
 
 def prefill_moe(
-    form: Form, model: Model, weights: MoeWeights, state: PrefillState, attended: Tensor
+    model: Model, weights: MoeWeights, state: PrefillState, attended: Tensor
 ) -> tuple[Tensor, Tensor]:
     """As `decode_moe`, the experts' rows contiguous."""
-    x = _route(form, model, weights, attended, state.residual)
-    hidden = form(grouped_gemm_fp8)(
-        state.received, state.received_scales, *weights.routed.gate_up, state.tile_experts
-    )
-    activated = form(silu_mul_quantise)(hidden)
-    outputs = form(grouped_gemm_fp8)(*activated, *weights.routed.down, state.tile_experts)
-    return dense_mlp(form, weights.shared, x).add_(state.combined), outputs
+    x = _route(model, weights, attended, state.residual)
+    outputs = tiled((state.received, state.received_scales), state.tile_experts, weights.routed)
+    return gated_mlp(x, *weights.shared).add_(state.combined), outputs
 
 
-def dense_mlp(form: Form, weights: MlpWeights, x: Tensor) -> Tensor:
-    """A gated MLP on rows in bfloat16."""
-    hidden = _linear(form, x, weights.gate_up)
-    out: Tensor = form(linear_fp8)(*form(silu_mul_quantise)(hidden), *weights.down)
-    return out
-
-
-def _route(form: Form, model: Model, weights: MoeWeights, attended: Tensor, residual: Tensor) -> Tensor:
+def _route(model: Model, weights: MoeWeights, attended: Tensor, residual: Tensor) -> Tensor:
     """The normalised rows, after the router has chosen experts for them."""
-    x: Tensor = form(add_rms_norm)(attended, residual, weights.norm, EPS)
+    x = add_rms_norm(attended, residual, weights.norm, EPS)
     logits = torch.mm(x, weights.router).float()
-    form(gate_sigmoid_grouped)(
+    gate_sigmoid_grouped(
         logits,
         weights.bias,
         top_k=model.top_k,
@@ -164,21 +141,16 @@ def _route(form: Form, model: Model, weights: MoeWeights, attended: Tensor, resi
 
 
 def _project(
-    form: Form, model: Model, weights: AttentionWeights, state: DecodeState | PrefillState
+    model: Model, weights: AttentionWeights, state: DecodeState | PrefillState
 ) -> tuple[Tensor, Tensor]:
     """Queries [tokens, heads, nope + rope] and cache entries [tokens, rank + rope], both rotated."""
     x, turns = state.x, state.turns
-    normalised = form(add_rms_norm)(x, state.residual, weights.norm, EPS)
-    first = _linear(form, normalised, weights.first)
+    normalised = add_rms_norm(x, state.residual, weights.norm, EPS)
+    first = multiply(normalised, weights.first)
     compressed, entries = first[:, : model.query_rank], first[:, model.query_rank :]
-    q = _linear(form, form(rms_norm)(compressed, weights.query_norm, EPS), weights.query)
+    q = multiply(rms_norm(compressed, weights.query_norm, EPS), weights.query)
     q = q.view(len(x), model.heads, -1)
-    form(rms_norm_)(entries[:, : model.rank], weights.latent_norm, EPS)
-    form(rope_interleaved_)(entries[:, model.rank :], turns)
-    form(rope_interleaved_)(q[..., model.nope :], turns.unsqueeze(1))
+    rms_norm_(entries[:, : model.rank], weights.latent_norm, EPS)
+    rope_interleaved_(entries[:, model.rank :], turns)
+    rope_interleaved_(q[..., model.nope :], turns.unsqueeze(1))
     return q, entries
-
-
-def _linear(form: Form, x: Tensor, weight: Matrix) -> Tensor:
-    out: Tensor = form(linear_fp8)(*form(quantise_groups)(x), *weight)
-    return out

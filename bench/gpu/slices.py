@@ -1,15 +1,17 @@
 """One GPU's share of a decode or prefill step: a layer timed by part and whole, beside its limit."""
 
+import contextlib
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
-from ...kernels.by_device import launcher, reference
+from ...kernels.by_device import references
+from ...kernels.linear import gated_mlp
 from ...kernels.sampling import best_tokens
 from .case import Inputs
 from .error import relative_error
-from .layers import decode_attention, decode_moe, dense_mlp, prefill_attention, prefill_moe
+from .layers import decode_attention, decode_moe, prefill_attention, prefill_moe
 from .limits import LayerLimit, communication_us, decode_limit, prefill_limit, step_limit_us
 from .machine import Machine
 from .model import Model
@@ -99,38 +101,39 @@ class DecodeSlice:
     def error(self, batch: int, context: int) -> float:
         """Largest error of a whole layer in Triton against the same layer in torch."""
         results = []
-        for form in (launcher, reference):
+        for form in (contextlib.nullcontext, references):
             state = decode_state(Inputs(self._machine.device, 5), self._model, self._ranks, batch, context)
-            attended = decode_attention(form, self._model, self._attention, state)
-            added, outputs = decode_moe(form, self._model, self._moe, state, attended.clone())
+            with form():
+                attended = decode_attention(self._model, self._attention, state)
+                added, outputs = decode_moe(self._model, self._moe, state, attended.clone())
             results.append([attended, added, outputs[:, : state.expected]])
         return max(map(relative_error, *results))
 
     def measure(self, batch: int, context: int) -> DecodeResult:
         """Time the parts of a step."""
-        model, form = self._model, launcher
+        model = self._model
         state = decode_state(self._make, model, self._ranks, batch, context)
 
         def attention() -> torch.Tensor:
-            return decode_attention(form, model, self._attention, state)
+            return decode_attention(model, self._attention, state)
 
         attended = attention()
 
         def layer() -> object:
-            return decode_moe(form, model, self._moe, state, attention())
+            return decode_moe(model, self._moe, state, attention())
 
         def head() -> object:
-            return form(best_tokens)(torch.mm(state.x, self._head).float())
+            return best_tokens(torch.mm(state.x, self._head).float())
 
         time = self._machine.graph_us
         attention_us, layer_us = time(attention), time(layer)
-        dense_us = time(lambda: dense_mlp(form, self._dense, state.x))
+        dense_us = time(lambda: gated_mlp(state.x, *self._dense))
         limit = decode_limit(model, self._ranks, batch, context)
         return DecodeResult(
             batch=batch,
             context=context,
             attention_us=attention_us,
-            moe_us=time(lambda: decode_moe(form, model, self._moe, state, attended)),
+            moe_us=time(lambda: decode_moe(model, self._moe, state, attended)),
             layer_us=layer_us,
             limit=limit,
             step_us=model.moe_layers * layer_us + model.dense_layers * (attention_us + dense_us) + time(head),
@@ -157,13 +160,13 @@ class PrefillSlice:
         state = prefill_state(self._make, model, self._ranks, tokens, prompt)
 
         def attention() -> torch.Tensor:
-            return prefill_attention(launcher, model, self._attention, state)
+            return prefill_attention(model, self._attention, state)
 
         attended = attention()
         return PrefillResult(
             tokens=tokens,
             prompt=prompt,
             attention_us=self._machine.graph_us(attention),
-            moe_us=self._machine.graph_us(lambda: prefill_moe(launcher, model, self._moe, state, attended)),
+            moe_us=self._machine.graph_us(lambda: prefill_moe(model, self._moe, state, attended)),
             limit=prefill_limit(model, self._ranks, tokens, prompt),
         )

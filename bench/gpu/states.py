@@ -54,6 +54,8 @@ def prefill_state(make: Inputs, model: Model, ranks: int, tokens: int, prompt: i
         received_scales=scales,
         tile_experts=experts,
         combined=make.normal(tokens, model.hidden, dtype=torch.bfloat16),
+        pool=make.normal(1, 1, model.block_tokens, model.rank + model.rope, dtype=torch.bfloat16),
+        no_rows=torch.zeros(0, dtype=torch.int64, device=make.device),
     )
 
 

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from ...kernels.fp8 import quantise_blocks
+from ...kernels.linear import Fp8Weight
+from ...kernels.moe.experts import ExpertWeights
 from .case import Inputs
 from .model import Model
 
-Matrix = tuple[Tensor, Tensor]
-"""Values and factors of a block-FP8 weight"""
+MlpWeights = tuple[Fp8Weight, Fp8Weight]
+"""`gate_up` and `down` of a gated MLP"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +20,9 @@ class AttentionWeights:
     """One layer's attention."""
 
     norm: Tensor
-    first: Matrix
+    first: Fp8Weight
     query_norm: Tensor
-    query: Matrix
+    query: Fp8Weight
     latent_norm: Tensor
     absorb_keys: Tensor
     """[heads, nope, rank] bfloat16"""
@@ -28,15 +30,7 @@ class AttentionWeights:
     """[heads, rank, value] bfloat16"""
     expand: Tensor
     """[rank, heads * (nope + value)] bfloat16, what prefill uses in place of the two above"""
-    out: Matrix
-
-
-@dataclass(frozen=True, slots=True)
-class MlpWeights:
-    """A gated MLP, or several of one shape, one after the other."""
-
-    gate_up: Matrix
-    down: Matrix
+    out: Fp8Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +42,7 @@ class MoeWeights:
     """[hidden, experts] bfloat16"""
     bias: Tensor
     shared: MlpWeights
-    routed: MlpWeights
+    routed: ExpertWeights
     """Of the experts that this GPU owns"""
 
 
@@ -76,18 +70,18 @@ def moe_weights(make: Inputs, model: Model, owned: int) -> MoeWeights:
         router=router,
         bias=make.normal(model.experts, scale=0.1),
         shared=mlp_weights(make, model.hidden, model.moe_width),
-        routed=_stacked([mlp_weights(make, model.hidden, model.moe_width) for _ in range(owned)]),
+        routed=_experts([mlp_weights(make, model.hidden, model.moe_width) for _ in range(owned)]),
     )
 
 
 def mlp_weights(make: Inputs, hidden: int, width: int) -> MlpWeights:
     """Draw one MLP."""
-    return MlpWeights(matrix(make, 2 * width, hidden), matrix(make, hidden, width))
+    return matrix(make, 2 * width, hidden), matrix(make, hidden, width)
 
 
-def matrix(make: Inputs, out: int, inner: int) -> Matrix:
+def matrix(make: Inputs, out: int, inner: int) -> Fp8Weight:
     """A block-FP8 weight that keeps the size of what it multiplies."""
-    return quantise_blocks(make.normal(out, inner, scale=inner**-0.5))
+    return Fp8Weight(*quantise_blocks(make.normal(out, inner, scale=inner**-0.5)))
 
 
 def ones(make: Inputs, width: int) -> Tensor:
@@ -95,8 +89,9 @@ def ones(make: Inputs, width: int) -> Tensor:
     return (1 + make.normal(width, scale=0.1)).bfloat16()
 
 
-def _stacked(mlps: list[MlpWeights]) -> MlpWeights:
-    def together(matrices: list[Matrix]) -> Matrix:
-        return torch.stack([m[0] for m in matrices]), torch.stack([m[1] for m in matrices])
-
-    return MlpWeights(together([m.gate_up for m in mlps]), together([m.down for m in mlps]))
+def _experts(mlps: list[MlpWeights]) -> ExpertWeights:
+    gate_up, down = (
+        (torch.stack([m.values for m in matrices]), torch.stack([m.scales for m in matrices]))
+        for matrices in zip(*mlps, strict=True)
+    )
+    return ExpertWeights.of_fp8(range(len(mlps)), gate_up, down)

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from ...kernels.gate import Routing, gate_sigmoid_grouped, gate_softmax_grouped
-from ...kernels.linear import Weight, multiply
+from ...kernels.linear import Weight, gated_mlp
 from ...kernels.moe.backend import Begun, MoeBackend
 from ...kernels.moe.experts import ExpertWeights
 from ...kernels.moe.replicas import ReplicaTable
-from ...kernels.silu_mul import silu_mul
 from ..checkpoint.weights import Weights
 from .config import ModelConfig, MoeConfig, Scoring
 from .halves import Pass
@@ -60,7 +59,7 @@ class DenseMlp:
 
     def __call__(self, x: Tensor, dead: Tensor | None = None) -> Tensor:
         """Apply the MLP."""
-        return multiply(silu_mul(multiply(x, self._gate_up)), self._down)
+        return gated_mlp(x, self._gate_up, self._down)
 
 
 class MoeMlp:
