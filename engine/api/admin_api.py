@@ -6,7 +6,7 @@ import msgspec
 from aiohttp import web
 
 from ... import __version__
-from ..messages import BlockCounts
+from ..messages import BlockCounts, EngineStats
 from .bodies import json_response, read_request
 from .engine_client import EngineState
 from .errors import ApiError
@@ -23,6 +23,17 @@ class ControlAddress(msgspec.Struct, frozen=True, kw_only=True):
 
     host: str
     port: int
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker has to do and what it has room for."""
+
+    running: int
+    """Requests that are being computed."""
+    waiting: int
+    """Requests that wait for room, or for their KV."""
+    kv_tokens_free: int
+    """Tokens whose KV there is room for, cached blocks that nobody uses included."""
 
 
 class ReadyReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +54,8 @@ class ReadyReport(msgspec.Struct, frozen=True, kw_only=True):
     """Ascending sizes that decode batches are padded to; empty: they are not."""
     lockstep_group: str | None
     """The same on all ranks that take every step together; null: none but this one."""
+    load: Load | None
+    """As the engine last told; null: it has not."""
 
 
 class NotReady(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +103,18 @@ async def ready(http: web.Request) -> web.Response:
             block_tokens=engine.block_tokens,
             captured_batch_sizes=engine.captured_batch_sizes or engine.bucket_sizes,
             lockstep_group=engine.lockstep_group,
+            load=_load(frontend.engine.stats, engine.block_tokens),
         )
+    )
+
+
+def _load(stats: EngineStats | None, block_tokens: int) -> Load | None:
+    if stats is None:
+        return None
+    return Load(
+        running=stats.running,
+        waiting=stats.waiting + stats.waiting_for_kv,
+        kv_tokens_free=(stats.blocks.free + stats.blocks.cached) * block_tokens,
     )
 
 

@@ -4,6 +4,7 @@ Each rank is a worker of its own, with its requests and its KV. Between attentio
 travel to the ranks that own their experts, so no rank can take a step alone:
 
     group     the rendezvous, and one small all-reduce a step
+    interface which network interface its transfers leave by
     watch     wakes ranks that sleep, and tells which rank has ended
     lockstep  what the ranks agree on, decided without I/O
     runner    runs a step's share, or a dummy one, when the ranks have agreed

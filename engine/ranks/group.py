@@ -16,6 +16,7 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 from ...kernels.moe.collectives import TorchCollectives
 from ..config import RanksConfig
 from .errors import GroupFailedError
+from .interface import bind_gloo
 from .watch import Watch, accept_peers, call_rank_0, listen
 
 WATCH_PORT = "baton/watch_port"
@@ -34,6 +35,7 @@ class RankGroup:
         self.rank, self.size = config.rank, config.size
         timeout = datetime.timedelta(seconds=config.timeout_s)
         try:
+            bind_gloo(config.host, config.port)
             self._store = TCPStore(
                 config.host, config.port, config.size, is_master=config.rank == 0, timeout=timeout
             )

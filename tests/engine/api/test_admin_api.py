@@ -24,6 +24,7 @@ async def test_ready_tells_what_a_router_needs(served: Served) -> None:
         "block_tokens": 16,
         "captured_batch_sizes": [1, 2, 4],
         "lockstep_group": None,
+        "load": {"running": 1, "waiting": 5, "kv_tokens_free": 62 * 16},
     }
 
 
