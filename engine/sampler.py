@@ -13,7 +13,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from ..kernels.sampling import MAX_VOCAB, best_logprobs, draw, draw_filtered, token_weights
+from ..kernels.sampling import MAX_VOCAB, best_logprobs, best_tokens, draw, draw_filtered, token_weights
 from .host_copy import HostCopy
 from .messages import TokenLogprob, TopLogprob
 from .penalties import adjust_logits
@@ -102,7 +102,7 @@ def _choose(raw: Tensor, plan: SamplingPlan, ahead: Sequence[bool] | None) -> Te
 def _best(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Each row's largest logit, or its NaN, and the lowest id that has it."""
     if logits.is_cuda:
-        return torch.max(logits, dim=-1)
+        return best_tokens(logits)
     tokens = torch.from_numpy(logits.numpy().argmax(-1))  # takes a tenth of the time of torch's search
     return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1), tokens
 

@@ -25,7 +25,9 @@ NUCLEUS_HEAD = 128
 def best_tokens(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Return the largest logit of each row and its id, the lowest id of equal ones.
 
-    logits   [R, V]   float32, no NaN
+    Of a row that holds a NaN the value is NaN and the id anything.
+
+    logits   [R, V]   float32
     returns  [R] float32, [R] int64
     """
     best = logits.max(dim=-1)

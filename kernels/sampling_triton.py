@@ -8,7 +8,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from .jit import Number, Pointer, ceil_div, jit, power_of_two
+from .jit import Number, Pointer, Tile, ceil_div, jit, power_of_two
 from .sampling import WEIGHT_BITS
 
 CHUNK = 4096
@@ -67,6 +67,14 @@ def _chunks(vocab: int) -> tuple[int, int]:
 
 
 @jit
+def _largest(value: Tile) -> Tile:
+    """The largest value, or NaN where there is one: a plain maximum passes over it."""
+    is_nan = value != value  # noqa: PLR0124  nothing else differs from itself
+    best = tl.max(tl.where(is_nan, float("-inf"), value), 0)
+    return tl.where(tl.max(is_nan.to(tl.int32), 0) > 0, float("nan"), best)
+
+
+@jit
 def _chunk_best_kernel(
     logits: Pointer,  # [rows, vocab] float32
     values: Pointer,  # [rows, chunks] float32
@@ -78,7 +86,7 @@ def _chunk_best_kernel(
     row = tl.program_id(1).to(tl.int64)
     column = tl.program_id(0) * chunk + tl.arange(0, chunk)
     value = tl.load(logits + row * stride + column, mask=column < vocab, other=float("-inf"))
-    best = tl.max(value, 0)
+    best = _largest(value)
     place = row * tl.num_programs(0) + tl.program_id(0)
     tl.store(values + place, best)
     tl.store(ids + place, tl.min(tl.where((value == best) & (column < vocab), column, NONE), 0))
@@ -97,7 +105,7 @@ def _row_best_kernel(
     chunk = tl.arange(0, block)
     value = tl.load(values + row * chunks + chunk, mask=chunk < chunks, other=float("-inf"))
     index = tl.load(ids + row * chunks + chunk, mask=chunk < chunks, other=NONE)
-    top = tl.max(value, 0)
+    top = _largest(value)
     tl.store(best + row, top)
     tl.store(tokens + row, tl.min(tl.where(value == top, index, NONE), 0).to(tl.int64))
 

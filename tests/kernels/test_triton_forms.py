@@ -9,6 +9,8 @@ import torch
 from baton.bench.gpu.case import Case, Inputs
 from baton.bench.gpu.cases import attention, elementwise, moe, sampling
 from baton.bench.gpu.error import INTERPRETED_TOLERANCE, TOLERANCE
+from baton.kernels.by_device import launcher
+from baton.kernels.sampling import best_tokens
 
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
@@ -201,3 +203,17 @@ def test_choosing_tokens(rows: int, vocab: int) -> None:
     assert_equal(sampling.greedy(make(), rows, vocab))
     assert_equal(sampling.weights(make(), rows, vocab))
     assert_equal(sampling.drawn(make(), rows, vocab))
+
+
+@pytest.mark.parametrize("vocab", [7, 5000])
+def test_a_nan_among_logits_is_what_is_best(vocab: int) -> None:
+    logits = torch.zeros(4, vocab, device=DEVICE)
+    logits[1, vocab - 1] = float("nan")
+    logits[2] = float("-inf")
+    logits[3, 2] = float("inf")
+
+    best, tokens = launcher(best_tokens)(logits)
+
+    assert best.isfinite().tolist() == [True, False, False, False]
+    assert best[1].isnan()
+    assert (tokens[0].item(), tokens[3].item()) == (0, 2)
