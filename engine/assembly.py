@@ -21,6 +21,7 @@ from .messages import EngineReady, Generate, SamplingParams
 from .models import Model, load_model
 from .ranks.group import RankGroup
 from .ranks.member import load_share, run_in_step
+from .ranks.runner import PhasedModel
 from .runner import ModelRunner, StepRunner
 from .scheduler import Scheduler
 from .sequence import new_request
@@ -147,6 +148,10 @@ def _half(config: WorkerConfig, limits: Limits, cache: KvCache, service: Transfe
     return decode_half(config, limits, cache)
 
 
+def _captured_batch_sizes(model: Model) -> list[int]:
+    return model.captured_batch_sizes if isinstance(model, GraphedModel | PhasedModel) else []
+
+
 def _runner(config: WorkerConfig, limits: Limits, model: Model, kv: Tensor, half: Half) -> ModelRunner:
     decode_staging = DecodeStaging(
         max_rows=max([limits.max_num_seqs, *half.bucket_sizes]),
@@ -189,7 +194,7 @@ def _ready(
         block_tokens=config.block_tokens,
         block_bytes=model.kv_layout(config.block_tokens).block_bytes,
         bucket_sizes=half.bucket_sizes,
-        captured_batch_sizes=model.captured_batch_sizes if isinstance(model, GraphedModel) else [],
+        captured_batch_sizes=_captured_batch_sizes(model),
         vocab_size=limits.vocab_size,
         lockstep_group=None if group is None else group.identity,
     )

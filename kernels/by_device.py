@@ -33,6 +33,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 _FORCED: list[bool] = []
 _REFERENCES: list[bool] = []
+_REHEARSALS: list[bool] = []
 
 
 def force_triton() -> None:
@@ -43,6 +44,21 @@ def force_triton() -> None:
 def serves(device: torch.device) -> bool:
     """Whether marked operations on tensors of this device run their Triton form."""
     return device.type == "cuda" or bool(_FORCED)
+
+
+def wants_fixed_shapes(device: torch.device) -> bool:
+    """Whether operations on tensors of this device are to have shapes that no value decides."""
+    return serves(device) or bool(_REHEARSALS)
+
+
+@contextlib.contextmanager
+def fixed_shapes() -> Iterator[None]:
+    """Let operations on a CPU have the shapes that a GPU wants meanwhile, so that a graph could hold them."""
+    _REHEARSALS.append(True)
+    try:
+        yield
+    finally:
+        _REHEARSALS.pop()
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ class Weights:
         self._dtype = dtype
         self._fp8_block = fp8_block
         self._on_progress = on_progress
-        self._published_experts = published_experts
+        self.published_experts = published_experts
         self._keep_fp8 = keep_fp8 and fp8_block == KERNEL_BLOCK
         self._done_bytes = 0
         self._total_bytes = sum(checkpoint.entries[name].num_bytes for name in checkpoint if wanted(name))
@@ -132,7 +132,7 @@ class Weights:
         return stacked
 
     def _empty_stack(self, count: int, outputs: int, inputs: int) -> Tensor:
-        if self._published_experts:
+        if self.published_experts:
             return torch.empty(count, outputs, inputs, dtype=self._dtype, device=self._device)
         stacked = torch.empty(count, inputs, outputs, dtype=self._dtype, device=self._device)
         return stacked.transpose(1, 2)

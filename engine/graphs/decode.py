@@ -40,26 +40,32 @@ class DecodeInputs:
             live=size,
         )
 
-    def fill(self, batch: DecodeBatch) -> None:
-        """Copy a batch in; its tables may be narrower."""
-        target = self.window(batch.token_ids.shape[0])
-        target.token_ids.copy_(batch.token_ids)
-        target.positions.copy_(batch.positions)
-        target.slots.copy_(batch.slots)
-        target.context_lens.copy_(batch.context_lens)
-        width = batch.block_tables.shape[1]
-        target.block_tables[:, :width].copy_(batch.block_tables)
+    def fill(self, batch: DecodeBatch, size: int) -> None:
+        """Copy a batch in and pad it to `size` rows with dead ones; its tables may be narrower."""
+        rows, width = batch.block_tables.shape
+        target = self.window(size)
+        for buffer, values in (
+            (target.token_ids, batch.token_ids),
+            (target.positions, batch.positions),
+            (target.slots, batch.slots),
+            (target.context_lens, batch.context_lens),
+            (target.block_tables[:, :width], batch.block_tables),
+        ):
+            buffer[:rows].copy_(values)
+            buffer[rows:].zero_()
         target.block_tables[:, width:].zero_()
 
 
 class DecodeGraphs:
     """Captured decode steps of a model over one pool."""
 
-    def __init__(self, decode: Decode, inputs: DecodeInputs, logits: Tensor) -> None:
-        """Take the step and its tensors; `logits`, [largest size, vocab] float32, holds what it gives."""
+    def __init__(
+        self, decode: Decode, largest: int, max_blocks: int, vocab: int, device: torch.device
+    ) -> None:
+        """Make tensors for batches of `largest` rows and tables of `max_blocks`."""
         self._decode = decode
-        self._inputs = inputs
-        self._logits = logits
+        self._inputs = DecodeInputs(largest, max_blocks, device)
+        self._logits = torch.zeros(largest, vocab, dtype=torch.float32, device=device)
         self._graphs: dict[int, Graph] = {}
 
     @property
@@ -73,10 +79,10 @@ class DecodeGraphs:
             self._graphs[size] = self._capture(backend, size)
             captured()
 
-    def replay(self, batch: DecodeBatch) -> Tensor:
-        """Compute a batch of a captured size; the logits stay valid until the next replay."""
-        size = batch.token_ids.shape[0]
-        self._inputs.fill(batch)
+    @torch.inference_mode()
+    def replay(self, batch: DecodeBatch, size: int) -> Tensor:
+        """Compute a batch padded to a captured size; the logits stay valid until the next replay."""
+        self._inputs.fill(batch, size)
         self._graphs[size].replay()
         return self._logits[:size]
 

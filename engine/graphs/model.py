@@ -11,7 +11,7 @@ from ..batch import DecodeBatch, PrefillBatch
 from ..models.config import ModelConfig
 from ..models.decoder import Decoder
 from .backend import GraphBackend
-from .decode import DecodeGraphs, DecodeInputs
+from .decode import DecodeGraphs
 from .prefill import PrefillGraphs
 
 logger = logging.getLogger(__name__)
@@ -71,10 +71,13 @@ class GraphedModel:
             self._prefill = PrefillGraphs(self._model, self._kv, max(prompt_sizes))
             self._prefill.capture(backend, prompt_sizes, captured)
         if batch_sizes:
-            device, rows = self._kv.device, max(batch_sizes)
-            logits = torch.zeros(rows, self.config.vocab_size, dtype=torch.float32, device=device)
-            inputs = DecodeInputs(rows, max_blocks, device)
-            self._decode = DecodeGraphs(lambda batch: self._model.decode(batch, self._kv), inputs, logits)
+            self._decode = DecodeGraphs(
+                lambda batch: self._model.decode(batch, self._kv),
+                max(batch_sizes),
+                max_blocks,
+                self.config.vocab_size,
+                self._kv.device,
+            )
             self._decode.capture(backend, batch_sizes, captured)
         logger.info("captured decode batches of %s, prompt chunks of %s tokens", batch_sizes, prompt_sizes)
 
@@ -93,7 +96,7 @@ class GraphedModel:
         assert kv is self._kv, "graphs hold the address of the pool they were captured with"
         size = batch.token_ids.shape[0]
         if self._decode is not None and size in self._decode.sizes:
-            return self._decode.replay(batch)
+            return self._decode.replay(batch, size)
         if size not in self._told:
             self._told.add(size)
             logger.warning(

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ...kernels.by_device import fixed_shapes
 from .backend import Graph
 
 Trace = list[str]
@@ -37,7 +38,8 @@ class Rehearsal:
 
     def capture(self, work: Callable[[], None]) -> Graph:
         """Warm up, then run under watch."""
-        work()
+        with fixed_shapes():
+            work()
         return RehearsedGraph(work)
 
 
@@ -60,7 +62,7 @@ class RehearsedGraph:
 
 def _trace(work: Callable[[], None]) -> Trace:
     recorder = _Recorder()
-    with _HostWatch(), recorder:
+    with fixed_shapes(), _HostWatch(), recorder:
         work()
     return recorder.calls
 
@@ -103,6 +105,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _describe(self, value: object) -> str:
+        if isinstance(value, torch.ScriptObject):  # such as a process group, wrapped anew for each call
+            return type(value).__name__
         if not isinstance(value, Tensor):
             return repr(value)
         address = _address(value)

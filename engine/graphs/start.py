@@ -8,9 +8,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..config import GraphsConfig, Role, WorkerConfig
+from ..config import GraphsConfig, MoeBackendName, Role, WorkerConfig
 from ..models import Model
 from ..models.decoder import Decoder
+from ..ranks.moe import default_backend
+from ..ranks.runner import PhasedModel
 from .backend import CudaGraphs, GraphBackend
 from .model import GraphedModel
 from .rehearsal import Rehearsal
@@ -19,6 +21,12 @@ logger = logging.getLogger(__name__)
 
 LARGEST_BATCH = 512
 """Larger steps take so long that launching them is no loss, and each graph costs memory and time to start."""
+CAPTURABLE = {
+    MoeBackendName.ALL_TO_ALL,
+    MoeBackendName.DEEPEP_LOW_LATENCY,
+    MoeBackendName.DEEPEP_ELASTIC,
+}
+"""What carries decode rows between ranks in shapes that no value decides, without waiting for the host."""
 PROMPT_SIZES = (64, 128, 256, 512)
 
 
@@ -33,12 +41,16 @@ class StepShapes:
 
 
 def has_graphs(config: WorkerConfig) -> bool:
-    """Whether steps are captured; ranks compute without, as their transfers may wait for the host."""
-    on_gpu = torch.device(config.device).type == "cuda"
-    if config.ranks is not None and (on_gpu or config.graphs.rehearse):
-        logger.warning("steps of ranks are not captured as CUDA graphs and run eagerly")
+    """Whether steps are captured."""
+    if torch.device(config.device).type != "cuda" and not config.graphs.rehearse:
         return False
-    return on_gpu or config.graphs.rehearse
+    if config.ranks is None:
+        return True
+    backend = config.ranks.moe_backend or default_backend(config)
+    if backend in CAPTURABLE:
+        return True
+    logger.warning("with %s decode steps are not captured and run eagerly", backend.value)
+    return False
 
 
 def with_graphs(
@@ -47,20 +59,28 @@ def with_graphs(
     kv: Tensor,
     shapes: StepShapes,
     on_progress: Callable[[str, int, int], None],
-) -> GraphedModel:
+) -> GraphedModel | PhasedModel:
     """Capture steps of a model over its pool; `on_progress` hears the stage, sizes done and sizes in all.
 
-    Raises `ValueError` for sizes that no step could have.
+    Of ranks only decode steps are captured, by all at the same time. Raises `ValueError` for sizes that no
+    step could have.
     """
-    assert isinstance(model, Decoder), "only whole models are captured"
     backend: GraphBackend = Rehearsal() if config.graphs.rehearse else CudaGraphs(kv.device)
+    decode_sizes = batch_sizes(config.graphs, shapes.bucket_sizes)
+    on_captured = partial(on_progress, "graphs")
+    if isinstance(model, PhasedModel):
+        model.capture(
+            backend, kv, batch_sizes=decode_sizes, max_blocks=shapes.max_blocks, on_captured=on_captured
+        )
+        return model
+    assert isinstance(model, Decoder), "only whole models are captured"
     graphed = GraphedModel(model, kv)
     graphed.capture(
         backend,
-        batch_sizes=batch_sizes(config.graphs, shapes.bucket_sizes),
+        batch_sizes=decode_sizes,
         max_blocks=shapes.max_blocks,
         prompt_sizes=prompt_sizes(config.graphs, config.role, config.max_batched_tokens),
-        on_captured=partial(on_progress, "graphs"),
+        on_captured=on_captured,
     )
     return graphed
 

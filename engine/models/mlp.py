@@ -103,6 +103,7 @@ class MoeMlp:
                 share.owned,
                 weights.experts(f"{prefix}.experts", own, pair, hidden),
                 weights.experts(f"{prefix}.experts", own, down, moe.intermediate_size),
+                grouped=weights.published_experts,
             )
         shared = None
         if moe.shared_intermediate_size:

@@ -40,6 +40,7 @@ def load_share(config: WorkerConfig, group: RankGroup, on_progress: OnProgress) 
         backend=backend,
         redundant=config.ranks.redundant_experts,
         fp8_kv=config.fp8_kv,
+        paged=config.graphs.rehearse or None,
         keep_fp8=has_fp8_units(config.device) if config.keep_fp8 is None else config.keep_fp8,
     )
     rebalancer = Rebalancer(

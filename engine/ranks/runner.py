@@ -5,14 +5,18 @@ one decode if any rank has rows. A pass that fails on one rank fails the group: 
 """
 
 from collections.abc import Callable
+from itertools import count
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from ...kernels.moe.phases import PhasedMoe
 from ...kvtransfer.layout import KvLayout
 from ..batch import DecodeBatch, PrefillBatch
 from ..config import OverlapConfig
+from ..graphs.backend import GraphBackend
+from ..graphs.decode import DecodeGraphs
 from ..messages import ExpertBalance, Generate, SamplingParams
 from ..models import Model
 from ..models.config import ModelConfig
@@ -76,6 +80,35 @@ class PhasedModel:
         self.prefill_in_halves = False
         self.decode_in_halves = False
         """The ranks agreed to overlap two halves of the step."""
+        self._graphs: DecodeGraphs | None = None
+
+    @property
+    def captured_batch_sizes(self) -> list[int]:
+        """Sizes of decode batches that are replayed."""
+        return self._graphs.sizes if self._graphs else []
+
+    @torch.inference_mode()
+    def capture(
+        self,
+        backend: GraphBackend,
+        kv: Tensor,
+        *,
+        batch_sizes: list[int],
+        max_blocks: int,
+        on_captured: Callable[[int, int], None],
+    ) -> None:
+        """Capture decode steps, transfers included; all ranks do so at the same time."""
+
+        def decode(batch: DecodeBatch) -> Tensor:
+            self._moe.enter_decode(batch.token_ids.shape[0])
+            return self._model.decode(batch, kv)
+
+        total, done = len(batch_sizes), count(1)
+        if total:
+            graphs = DecodeGraphs(decode, max(batch_sizes), max_blocks, self.config.vocab_size, kv.device)
+            on_captured(0, total)
+            graphs.capture(backend, batch_sizes, lambda: on_captured(next(done), total))
+            self._graphs = graphs
 
     @property
     def config(self) -> ModelConfig:
@@ -99,6 +132,8 @@ class PhasedModel:
     def decode(self, batch: DecodeBatch, kv: Tensor) -> Tensor:
         """Advance each sequence by one token, together with all ranks."""
         if not self.decode_in_halves:
+            if self._graphs is not None and self.decode_rows in self._graphs.sizes:
+                return self._graphs.replay(batch, self.decode_rows)[: batch.token_ids.shape[0]]
             self._moe.enter_decode(self.decode_rows)
             return self._model.decode(batch, kv)
         self._moe.enter_decode((self.decode_rows + 1) // 2)

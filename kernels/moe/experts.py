@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..by_device import serves
 from ..silu_mul import silu_mul
 from .experts_grouped import batched_frame, contiguous_tiles
 from .rows import BatchedRows, ContiguousRows
@@ -25,6 +24,8 @@ class ExpertWeights:
     down_of: list[Tensor]
     """[width, hidden] of each owned expert, a view"""
 
+    grouped: bool = False
+    """Products go in a GPU's frames of fixed shapes; the weights lie as published"""
     scales: tuple[Tensor, Tensor] | None = None
     """Of block-FP8 weights: the float32 factors of 128 x 128 values of `gate_up` and of `down`"""
 
@@ -33,13 +34,13 @@ class ExpertWeights:
         cls, owned: range, gate_up: tuple[Tensor, Tensor], down: tuple[Tensor, Tensor]
     ) -> "ExpertWeights":
         """Take block-FP8 weights as published, each with its factors."""
-        return cls(owned, gate_up[0], down[0], [], [], (gate_up[1], down[1]))
+        return cls(owned, gate_up[0], down[0], [], [], grouped=True, scales=(gate_up[1], down[1]))
 
     @classmethod
-    def of(cls, owned: range, gate_up: Tensor, down: Tensor) -> "ExpertWeights":
+    def of(cls, owned: range, gate_up: Tensor, down: Tensor, *, grouped: bool = False) -> "ExpertWeights":
         """Take stacked weights and cut the views once."""
         gate_up_of, down_of = (list(stacked.transpose(1, 2).unbind(0)) for stacked in (gate_up, down))
-        return cls(owned, gate_up, down, gate_up_of, down_of)
+        return cls(owned, gate_up, down, gate_up_of, down_of, grouped=grouped)
 
 
 def experts_contiguous(routed: ContiguousRows, weights: ExpertWeights) -> Tensor:
@@ -47,7 +48,7 @@ def experts_contiguous(routed: ContiguousRows, weights: ExpertWeights) -> Tensor
 
     returns  [n, hidden], row for row of `routed.rows`
     """
-    if weights.scales is not None or serves(routed.rows.device):
+    if weights.grouped:
         return contiguous_tiles(routed, weights)
     rows = routed.rows
     hidden = rows.new_empty(rows.shape[0], weights.gate_up.shape[1])
@@ -65,7 +66,7 @@ def experts_batched(routed: BatchedRows, weights: ExpertWeights) -> Tensor:
     returns  [owned experts, max rows, hidden], on a CPU in the memory of `routed.rows`, which are used up;
              rows beyond the counts are garbage
     """
-    if weights.scales is not None or serves(routed.rows.device):
+    if weights.grouped:
         return batched_frame(routed, weights)
     for expert, count in enumerate(routed.counts.tolist()):
         if count:

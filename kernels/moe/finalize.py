@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from ..by_device import wants_fixed_shapes
 from .rows import ContiguousRows
 
 
@@ -28,7 +29,7 @@ def finalize_batched(outputs: Tensor, positions: Tensor, weights: Tensor) -> Ten
     returns    [tokens, hidden] outputs.dtype
     """
     frame = outputs.flatten(0, 1)
-    if frame.device.type == "cpu":
+    if not wants_fixed_shapes(frame.device):
         return _weighted_sums(frame, positions, weights)
     tokens, top_k = positions.shape
     missing = positions >= frame.shape[0]

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..by_device import wants_fixed_shapes
 from .frames import Frames
 from .rows import BatchedRows, ContiguousRows
 
@@ -48,7 +49,7 @@ def prepare_batched(
     returns  the frame `[experts, tokens, hidden]`, and `[tokens, top_k]` int64: the row of each pair in the
              flattened frame, `experts * tokens` for pairs without one
     """
-    if x.device.type == "cpu":
+    if not wants_fixed_shapes(x.device):
         return _prepare_counted(x, ids, experts, frames or Frames())
     tokens, top_k = ids.shape
     flat = ids.flatten()

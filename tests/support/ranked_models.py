@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from baton.engine.config import RanksConfig
+from baton.engine.graphs.rehearsal import Rehearsal
 from baton.engine.messages import ExpertBalance
 from baton.engine.models import Model
 from baton.engine.models.architectures import read_model_config
@@ -182,3 +183,26 @@ def greedy_tokens_while_moving(
     tokens = driver.generate([driver.sequence(p) for p in several_each(group.rank())], count)
     tables = [layer.replicas.experts_of_slot for layer in model.moe_layers if layer.replicas is not None]
     return Moved(tokens, tables, driver.found)
+
+
+def greedy_tokens_of_replayed_steps(
+    group: dist.ProcessGroup, folder: Path, pairing: str, count: int
+) -> tuple[list[list[int]], list[int]]:
+    """Generate with decode steps that every rank captured, and replays padded to what the ranks agreed on."""
+    share = read_model_config(folder).moe.num_experts // group.size()
+    collectives = TorchCollectives(group, torch.device("cpu"))
+    moe = PhasedMoe(*(_make(backend, collectives, share) for backend in PAIRINGS[pairing]))
+    owned = owned_by(group.rank(), group.size(), share * group.size())
+    loaded = load(folder, device="cpu", dtype=None, on_progress=None, experts=owned, backend=moe, paged=True)
+    model = PhasedModel(loaded, moe, None)
+    driver = Driver(model)
+    model.capture(
+        Rehearsal(),
+        driver.pool,
+        batch_sizes=[4, DECODE_ROWS],
+        max_blocks=8,
+        on_captured=lambda done, total: None,
+    )
+    model.decode_rows = DECODE_ROWS
+    tokens = driver.generate([driver.sequence(p) for p in prompts_of(group.rank())], count)
+    return tokens, model.captured_batch_sizes

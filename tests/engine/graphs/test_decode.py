@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from baton.engine.batch import DecodeBatch
-from baton.engine.graphs.decode import DecodeGraphs, DecodeInputs
+from baton.engine.graphs.decode import DecodeGraphs
 from baton.engine.graphs.rehearsal import Rehearsal
 
 ROWS, BLOCKS, VOCABULARY = 4, 6, 3
@@ -23,9 +23,7 @@ class Model:
 
 
 def graphs(model: Model, sizes: list[int]) -> DecodeGraphs:
-    made = DecodeGraphs(
-        model.decode, DecodeInputs(ROWS, BLOCKS, torch.device("cpu")), torch.zeros(ROWS, VOCABULARY)
-    )
+    made = DecodeGraphs(model.decode, ROWS, BLOCKS, VOCABULARY, torch.device("cpu"))
     made.capture(Rehearsal(), sizes, lambda: None)
     return made
 
@@ -57,4 +55,15 @@ def test_narrower_tables_leave_nothing_of_wider_ones() -> None:
 
     for size, blocks in ((4, 6), (2, 1), (4, 3), (1, 6)):
         expected = model.decode(batch(size, blocks)).float()
-        assert torch.equal(made.replay(batch(size, blocks)), expected)
+        assert torch.equal(made.replay(batch(size, blocks), size), expected)
+
+
+def test_a_batch_may_be_padded_to_a_larger_size() -> None:
+    model = Model()
+    made = graphs(model, [2, 4])
+    made.replay(batch(4, 6), 4)
+
+    logits = made.replay(batch(1, 2), 4)
+
+    assert torch.equal(logits[:1], model.decode(batch(1, 2)).float())
+    assert not logits[1:].any()

@@ -2,8 +2,8 @@
 
 import pytest
 
-from baton.engine.config import GraphsConfig, Role
-from baton.engine.graphs.start import batch_sizes, prompt_sizes
+from baton.engine.config import GraphsConfig, MoeBackendName, RanksConfig, Role, WorkerConfig
+from baton.engine.graphs.start import batch_sizes, has_graphs, prompt_sizes
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,18 @@ def test_a_size_that_no_batch_is_padded_to_is_refused() -> None:
 )
 def test_prompt_chunks(configured: list[int] | None, role: Role, most: int, captured: list[int]) -> None:
     assert prompt_sizes(GraphsConfig(prompt_sizes=configured), role, most) == captured
+
+
+def worker(device: str, ranks: MoeBackendName | None, *, rehearse: bool = False) -> WorkerConfig:
+    place = None if ranks is None else RanksConfig(rank=0, size=2, port=1, moe_backend=ranks)
+    graphs = GraphsConfig(rehearse=rehearse)
+    return WorkerConfig(model="m", role=Role.DECODE, device=device, ranks=place, graphs=graphs)
+
+
+def test_graphs_are_for_gpus_and_rehearsals_and_for_ranks_whose_transfers_have_fixed_shapes() -> None:
+    assert has_graphs(worker("cuda", None))
+    assert not has_graphs(worker("cpu", None))
+    assert has_graphs(worker("cpu", None, rehearse=True))
+    assert has_graphs(worker("cuda", MoeBackendName.DEEPEP_LOW_LATENCY))
+    assert has_graphs(worker("cpu", MoeBackendName.ALL_TO_ALL, rehearse=True))
+    assert not has_graphs(worker("cuda", MoeBackendName.DEEPEP_HIGH_THROUGHPUT))
