@@ -43,6 +43,12 @@ ATTENTION: list[Builder] = [
     lambda make, s: attention.mla_decode(  # split
         make, [s.split_context] * 2, 8192 // 64, heads=s.heads, rank=RANK, rope=ROPE
     ),
+    lambda make, s: attention.mla_decode(
+        make, [s.context] * s.decode_rows, -(-s.context // 64), heads=s.heads, rank=RANK, rope=ROPE, fp8=True
+    ),
+    lambda make, s: attention.gqa_decode(
+        make, [s.context] * s.decode_rows, -(-s.context // 64), heads=32, kv_heads=4, dim=128, fp8=True
+    ),
     lambda make, s: attention.gqa_decode(
         make, [s.context] * s.decode_rows, -(-s.context // 64), heads=32, kv_heads=4, dim=128
     ),

@@ -139,6 +139,19 @@ def test_gqa_decode(  # noqa: PLR0917
     )  # fmt: skip
 
 
+def test_decode_over_an_fp8_pool() -> None:
+    assert_equal(
+        attention.mla_decode(
+            make(), [5, 0, 12], 4, heads=3, rank=32, rope=16, block_tokens=4, layers=2, fp8=True
+        )
+    )
+    assert_equal(
+        attention.gqa_decode(
+            make(), [5, 12], 4, heads=6, kv_heads=2, dim=16, block_tokens=4, layers=2, fp8=True
+        )
+    )
+
+
 @pytest.mark.parametrize("sigmoid", [False, True])
 @pytest.mark.parametrize("normalise", [False, True])
 @pytest.mark.parametrize(

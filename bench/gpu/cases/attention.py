@@ -4,12 +4,13 @@ import torch
 from torch import Tensor
 
 from ....kernels.attention import attend, merge_attention
+from ....kernels.fp8 import FP8
 from ....kernels.gqa_decode import gqa_paged_decode
 from ....kernels.mla_decode import mla_paged_decode
 from ..case import Case, Inputs
 from .elementwise import size
 
-NULL_BLOCK_VALUE = 1e3
+NULL_BLOCK_VALUE = 400.0
 """What block 0 holds; a kernel that lets padding in is far off."""
 
 
@@ -50,16 +51,17 @@ def merge(make: Inputs, heads: int, queries: int, v_dim: int, dtype: torch.dtype
 
 def mla_decode(
     make: Inputs, lengths: list[int], max_blocks: int, *, heads: int, rank: int, rope: int,
-    block_tokens: int = 64, layers: int = 1, dtype: torch.dtype = torch.bfloat16,
+    block_tokens: int = 64, layers: int = 1, dtype: torch.dtype = torch.bfloat16, fp8: bool = False,
 ) -> Case:  # fmt: skip
-    """One token of each sequence over its latents."""
+    """One token of each sequence over its latents, which an FP8 pool may hold."""
     tables, blocks = _tables(make, lengths, max_blocks, block_tokens)
     pool = make.normal(blocks, layers, block_tokens, rank + rope, dtype=dtype)
     pool[0] = NULL_BLOCK_VALUE
+    pool = pool.to(FP8) if fp8 else pool
     q = make.normal(len(lengths), heads, rank + rope, dtype=dtype)
     return Case(
         operation=mla_paged_decode,
-        shape=f"batch {len(lengths)}, {heads} heads, {max(lengths)} keys",
+        shape=f"batch {len(lengths)}, {heads} heads, {max(lengths)} keys{' in FP8' if fp8 else ''}",
         format=dtype,
         arguments=(q, pool, layers - 1, tables, _lengths(make, lengths)),
         keywords={"rank": rank, "scale": (rank + rope) ** -0.5},
@@ -70,16 +72,18 @@ def mla_decode(
 
 def gqa_decode(
     make: Inputs, lengths: list[int], max_blocks: int, *, heads: int, kv_heads: int, dim: int,
-    block_tokens: int = 64, layers: int = 1, dtype: torch.dtype = torch.bfloat16,
+    block_tokens: int = 64, layers: int = 1, dtype: torch.dtype = torch.bfloat16, fp8: bool = False,
 ) -> Case:  # fmt: skip
-    """One token of each sequence over its keys and values."""
+    """One token of each sequence over its keys and values, which an FP8 pool may hold."""
     tables, blocks = _tables(make, lengths, max_blocks, block_tokens)
     pool = make.normal(blocks, layers, 2, kv_heads, block_tokens, dim, dtype=dtype)
     pool[0] = NULL_BLOCK_VALUE
+    pool = pool.to(FP8) if fp8 else pool
     q = make.normal(len(lengths), heads, dim, dtype=dtype)
     return Case(
         operation=gqa_paged_decode,
-        shape=f"batch {len(lengths)}, {heads}/{kv_heads} heads of {dim}, {max(lengths)} keys",
+        shape=f"batch {len(lengths)}, {heads}/{kv_heads} heads of {dim}, {max(lengths)} keys"
+        + " in FP8" * fp8,
         format=dtype,
         arguments=(q, pool, layers - 1, tables, _lengths(make, lengths)),
         keywords={"scale": dim**-0.5},
