@@ -1,10 +1,14 @@
 """Kept-alive connections to one server: made when needed, the last one used is the first to be used again.
 
-A connection carries one leg at a time and hands it whatever arrives; it parses nothing itself.
+A connection carries one leg at a time and hands it whatever arrives; it parses nothing itself. Of many legs
+that come at once, so many as `CONNECTING` have connections made for them, and the others wait for theirs or
+for one that is given back. A connect that ran out of time while the loop itself was late is tried again: the
+server is not to blame for it.
 """
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +16,12 @@ from typing import Protocol, cast
 
 Pieces = Sequence[bytes | memoryview]
 """A whole request or body, to be written one after another."""
+
+CONNECTING = 64
+"""Connections to one server that are being made at the same time."""
+LATE_S = 0.05
+"""A loop that is so late with a deadline has kept connections waiting that stood in time."""
+TRIES = 4
 
 
 class Rider(Protocol):
@@ -116,51 +126,74 @@ class Pool:
     ) -> None:
         self.address = address
         self.connections: set[Connection] = set()
-        self._idle: list[Connection] = []
+        self._idle: dict[Connection, None] = {}
+        self._waiting: deque[Rider] = deque()
         self._tasks = tasks
         self._connect_timeout_s = connect_timeout_s
         self._max_idle = max_idle
         self._closed = False
+        self.connecting = 0
+        """How many connections are being made."""
         self.host_header = _host_header(address)
         """Value of `Host` for requests to it."""
 
     def acquire(self, rider: Rider, *, fresh: bool = False) -> None:
         """Give `rider` a connection: an idle one now unless `fresh`, else a new one once it stands."""
         while self._idle and not fresh:
-            connection = self._idle.pop()
+            connection, _ = self._idle.popitem()
             if not connection.transport.is_closing():
                 connection.rider = rider
                 rider.connected(connection)
                 return
         if self._closed:
             self._soon(self._tell, rider, "the worker was removed")
-            return
-        self._tasks.create_task(self._connect(rider), name=f"connect to {self.address}")
+        elif self.connecting < CONNECTING or fresh:
+            self._connect_for(rider)
+        else:
+            self._waiting.append(rider)
 
     def keep(self, connection: Connection) -> None:
         """Take back a connection that may carry another leg."""
+        while self._waiting and not connection.transport.is_closing():
+            rider = self._waiting.popleft()
+            if not rider.cancelled:
+                connection.rider = rider
+                self._soon(self._hand_over, connection, rider)
+                return
         if self._closed or len(self._idle) >= self._max_idle:
             connection.transport.close()
         else:
-            self._idle.append(connection)
+            self._idle[connection] = None
 
     def forget(self, connection: Connection) -> None:
         """The connection is gone."""
         self.connections.discard(connection)
-        if connection.rider is None and connection in self._idle:
-            self._idle.remove(connection)
+        self._idle.pop(connection, None)
 
     def close(self) -> None:
         """Drop every connection."""
         self._closed = True
         self._idle.clear()
+        while self._waiting:
+            self._soon(self._tell, self._waiting.popleft(), "the worker was removed")
         for connection in list(self.connections):
             connection.transport.abort()
 
+    def _connect_for(self, rider: Rider) -> None:
+        self.connecting += 1
+        self._tasks.create_task(self._connect(rider), name=f"connect to {self.address}")
+
+    def _connected(self) -> None:
+        """One is made, or cannot be: go on with those who wait."""
+        self.connecting -= 1
+        while self._waiting and self.connecting < CONNECTING:
+            rider = self._waiting.popleft()
+            if not rider.cancelled:
+                self._connect_for(rider)
+
     async def _connect(self, rider: Rider) -> None:
         try:
-            async with asyncio.timeout(self._connect_timeout_s):
-                connection = await self._open()
+            connection = await self._patiently()
         except TimeoutError:
             self._soon(self._tell, rider, f"no connection within {self._connect_timeout_s:g} s")
         except OSError as error:
@@ -168,14 +201,34 @@ class Pool:
             self._soon(self._tell, rider, reason)
         else:
             self._soon(self._hand_over, connection, rider)
+        finally:
+            self._connected()
+
+    async def _patiently(self) -> Connection:
+        """Return a new connection. Raises `TimeoutError` when the server does not take it in time."""
+        loop = asyncio.get_running_loop()
+        for _ in range(TRIES):
+            limit = asyncio.timeout(self._connect_timeout_s)
+            try:
+                async with limit:
+                    return await self._open()
+            except TimeoutError:
+                due = limit.when()
+                if due is None or loop.time() - due < LATE_S:
+                    raise
+        raise TimeoutError
 
     async def _open(self) -> Connection:
-        loop = asyncio.get_running_loop()
-        match self.address:
-            case TcpAddress(host, port):
-                _, connection = await loop.create_connection(lambda: Connection(self), host, port)
-            case UnixAddress(path):
-                _, connection = await loop.create_unix_connection(lambda: Connection(self), str(path))
+        loop, connection = asyncio.get_running_loop(), Connection(self)
+        try:
+            match self.address:
+                case TcpAddress(host, port):
+                    await loop.create_connection(lambda: connection, host, port)
+                case UnixAddress(path):
+                    await loop.create_unix_connection(lambda: connection, str(path))
+        except BaseException:
+            self.connections.discard(connection)  # it may stand already, and nobody will have it
+            raise
         return connection
 
     @staticmethod
@@ -185,6 +238,7 @@ class Pool:
 
     def _hand_over(self, connection: Connection, rider: Rider) -> None:
         if rider.cancelled:
+            connection.rider = None
             self.keep(connection)
         elif connection.transport.is_closing():
             rider.unreachable("the connection was closed at once")
