@@ -7,6 +7,7 @@ port cannot be had. Everything meant for people goes to standard error.
 
 import asyncio
 import contextlib
+import gc
 import importlib
 import logging
 import os
@@ -60,6 +61,8 @@ from .watch import Watch
 
 logger = logging.getLogger(__name__)
 
+GC_ALLOCATIONS = 20_000
+"""Objects that may come and stay before young ones are looked through."""
 SETTLE_S = 5.0
 """How long the last aborts may take when the proxy stops."""
 SWEEP_RANGE_S = (0.005, 0.25)
@@ -326,6 +329,7 @@ async def _serve(config: ProxyConfig, place: Place | None) -> str | None:
         loop.add_reader(sys.stdin.fileno(), stop.set)  # nothing is ever written to it: it has ended
     try:
         async with running_proxy(config, place) as proxy, asyncio.TaskGroup() as tasks:
+            _spare_the_collector()
             _report("listening", host=proxy.host, port=proxy.port)
             reporter = tasks.create_task(_report_readiness(proxy), name="report readiness")
             await stop.wait()
@@ -335,6 +339,16 @@ async def _serve(config: ProxyConfig, place: Place | None) -> str | None:
         failure = str(errors.exceptions[0])
     logger.info("stopped")
     return failure
+
+
+def _spare_the_collector() -> None:
+    """Have garbage that refers to itself looked for less often, and not among what stays anyway.
+
+    A request leaves no such garbage behind; looking for it took a tenth of the time that one costs.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_ALLOCATIONS, 20, 100)
 
 
 async def _report_readiness(proxy: Proxy) -> None:
