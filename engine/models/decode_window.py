@@ -38,7 +38,7 @@ class WindowStep:
         self.layers[layer].view(-1, values.shape[-1]).index_copy_(0, self.token_rows, values)
 
     def read(self, layer: int) -> Tensor:
-        """Return `[planes, live * heads, keys, width]`, a view; past a sequence's end it holds anything."""
+        """Return `[planes, live * heads, keys, width]`, a view; past a sequence's end it holds zeros."""
         return self.layers[layer, :, : self.live, :, : self.keys].flatten(1, 2)
 
 
@@ -103,6 +103,8 @@ def _copy_row(copy: Tensor, blocks: Tensor, table: Tensor, tokens: int) -> None:
         start = number * block_tokens
         count = min(block_tokens, tokens - start)
         copy[..., start : start + count, :] = blocks[block][..., :count, :]
+    # Weight zero does not hide a NaN: what the row held for another sequence must not be read with this one.
+    copy[..., tokens:, :] = 0.0
 
 
 def _up(value: int, step: int) -> int:

@@ -132,3 +132,15 @@ def test_a_window_that_would_take_more_than_half_of_the_pool_is_none() -> None:
     rig = Rig(blocks=30)
 
     assert rig.step([rig.row(50)]) is None
+
+
+def test_nothing_of_a_sequence_that_left_stays_beside_its_successor() -> None:
+    rig = Rig()
+    broken, short, long = rig.row(40), rig.row(3), rig.row(50)
+    rig.pool[broken.blocks] = float("nan")
+    rig.step([broken, long])
+
+    held = rig.step([short, long])
+
+    assert held is not None
+    assert all(held.read(layer).isfinite().all() for layer in range(LAYERS))
