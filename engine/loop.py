@@ -63,6 +63,9 @@ class Pace(Protocol):
     def may_end(self) -> bool:
         """Tell whether a loop that has nothing left to do may end; asking is the wish to."""
 
+    def leave(self) -> None:
+        """Let other ranks go on when this one ends."""
+
     @property
     def expert_balance(self) -> ExpertBalance | None:
         """How even the load of experts is over ranks, where they are placed by it."""
@@ -76,6 +79,9 @@ class OwnPace:
     def is_due(self, step: Step) -> bool:
         """Tell whether the step has content."""
         return not step.is_empty
+
+    def leave(self) -> None:
+        """There is nobody to leave."""
 
     def may_end(self) -> bool:
         """End at once."""
@@ -190,6 +196,8 @@ class EngineLoop:
                 return [Send(self._integrity(message.call_id))]
             case Shutdown():
                 self._scheduler.is_draining = True
+                if message.leaves_ranks:
+                    self._pace.leave()
                 self._end_at = now + message.grace_s
                 return []
 

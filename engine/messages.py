@@ -83,6 +83,8 @@ class Shutdown(msgspec.Struct, frozen=True, kw_only=True, tag="shutdown"):
     """Finish what runs for at most `grace_s`, wait for leases likewise, then exit."""
 
     grace_s: float
+    leaves_ranks: bool = False
+    """The other ranks of its group go on without this one."""
 
 
 FrontendMessage = Generate | Abort | AbortExternal | ConnectPeer | CheckIntegrity | Shutdown

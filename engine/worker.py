@@ -4,7 +4,7 @@
 2. Listen: `/health` answers, `/ready` says that the engine is loading.
 3. Start the engine process and forward its progress; when it is ready, requests are served.
 4. On SIGTERM or SIGINT: refuse new requests, finish running ones within `drain_grace_s`, end the engine.
-   A second signal ends everything at once.
+   A second signal ends everything at once. SIGUSR1 does the same, but a rank's group goes on without it.
 5. An engine that ends by itself fails every open request and ends the worker with status 1.
 
 Standard output carries one JSON object a line for whoever started the worker (`loading`, `listening`,
@@ -74,6 +74,7 @@ class Worker:
         config_path.write_bytes(msgspec.json.encode(config))
         self._command = engine(config_path, self._ipc_path)
         self._fatal: str | None = None
+        self._leaves_ranks = False
         self._told_loading_at = 0.0
         self._stop = asyncio.Event()
         self._frontend: Frontend
@@ -133,7 +134,7 @@ class Worker:
             grace_s = 0.0
             process.terminate()
         else:
-            client.shut_down(grace_s)
+            client.shut_down(grace_s, leaves_ranks=self._leaves_ranks)
         done, _ = await asyncio.wait([engine], timeout=grace_s + EXIT_GRACE_S)
         if not done:
             logger.warning("the engine did not end in time and is killed")
@@ -145,6 +146,11 @@ class Worker:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
+        loop.add_signal_handler(signal.SIGUSR1, self._on_leave)
+
+    def _on_leave(self) -> None:
+        self._leaves_ranks = True
+        self._on_signal()
 
     def _on_signal(self) -> None:
         if self._frontend.draining:

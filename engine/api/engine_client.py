@@ -149,11 +149,11 @@ class EngineClient:
         call_id = uuid.uuid4().hex
         return await self._call(CheckIntegrity(call_id=call_id), call_id, IntegrityReport, CALL_TIMEOUT_S)
 
-    def shut_down(self, grace_s: float) -> None:
+    def shut_down(self, grace_s: float, *, leaves_ranks: bool = False) -> None:
         """Ask the engine to finish and exit; it may be gone already."""
         if self.state is not EngineState.LOST:
             with contextlib.suppress(EngineGoneError):
-                self._socket.send(Shutdown(grace_s=grace_s))
+                self._socket.send(Shutdown(grace_s=grace_s, leaves_ranks=leaves_ranks))
 
     def lost(self, reason: str) -> None:
         """Fail everything open: the engine process has ended."""

@@ -7,6 +7,7 @@ import torch
 
 from ...kernels.by_device import serves
 from ...kernels.moe.backend import LocalMoe, MoeBackend
+from ...kernels.moe.experts import ExpertWeights
 from ...kernels.moe.grouped import GroupedMoe
 from ..checkpoint.reader import Checkpoint
 from ..checkpoint.weights import OnProgress, Weights, ignore_progress
@@ -17,7 +18,7 @@ from .decoder import Decoder, DecoderWeights, Layer
 from .digest import model_digest
 from .gqa import GqaAttention, GqaGeometry, GqaWeights
 from .mla import MlaAttention, MlaGeometry, MlaWeights
-from .mlp import DenseMlp, ExpertShare, Mlp, MoeMlp
+from .mlp import DenseMlp, ExpertShare, Mlp, MoeMlp, read_experts
 from .rope_table import rope_table
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -74,6 +75,25 @@ def load(
         is_paged=paged,
         kv_dtype=torch.float8_e4m3fn if fp8_kv else None,
     )
+
+
+def load_experts(
+    folder: Path, *, device: str, dtype: str | None, experts: range, keep_fp8: bool
+) -> list[ExpertWeights]:
+    """Read the routed experts that begin in the slots `experts`, layer by layer, as `load` would."""
+    config = read_model_config(folder)
+    where = torch.device(device)
+    weights = Weights(
+        Checkpoint(folder),
+        device=where,
+        dtype=_compute_dtype(config, where, dtype),
+        fp8_block=config.fp8_block,
+        wanted=lambda name: ".experts." in name,
+        published_experts=keep_fp8 or serves(where),
+        keep_fp8=keep_fp8,
+    )
+    sparse = [index for index in range(config.num_layers) if index not in config.dense_layers]
+    return [read_experts(weights, f"model.layers.{index}.mlp", config, experts) for index in sparse]
 
 
 def has_fp8_units(device: str | torch.device) -> bool:

@@ -90,30 +90,18 @@ class MoeMlp:
     def read(cls, weights: Weights, prefix: str, config: ModelConfig, share: ExpertShare) -> "MoeMlp":
         """Read one mixture of experts; of the routed experts only those of the owned slots."""
         moe, hidden = config.moe, config.hidden_size
-        own = [slot % moe.num_experts for slot in share.owned]
         router = weights.tensor(f"{prefix}.gate.weight", (moe.num_experts, hidden), torch.float32)
-        pair = [("gate_proj.weight", moe.intermediate_size), ("up_proj.weight", moe.intermediate_size)]
-        down = [("down_proj.weight", hidden)]
-        gate_up_fp8 = weights.expert_fp8(f"{prefix}.experts", own, pair, hidden)
-        down_fp8 = weights.expert_fp8(f"{prefix}.experts", own, down, moe.intermediate_size)
-        if gate_up_fp8 is not None and down_fp8 is not None:
-            experts = ExpertWeights.of_fp8(share.owned, gate_up_fp8, down_fp8)
-        else:
-            experts = ExpertWeights.of(
-                share.owned,
-                weights.experts(f"{prefix}.experts", own, pair, hidden),
-                weights.experts(f"{prefix}.experts", own, down, moe.intermediate_size),
-                grouped=weights.published_experts,
-            )
+        experts = read_experts(weights, prefix, config, share.owned)
         shared = None
         if moe.shared_intermediate_size:
             shared = DenseMlp.read(weights, f"{prefix}.shared_experts", hidden, moe.shared_intermediate_size)
-        replicas = None
-        if share.slots > moe.num_experts:
-            offset = share.owned.start
-            replicas = ReplicaTable(moe.num_experts, share.slots, offset=offset, device=router.device)
+        replicas = first_replicas(moe, share.slots, share.owned, router.device)
         route = _route(weights, prefix, moe)
         return cls(router.t().contiguous(), route, experts, shared, backend=share.backend, replicas=replicas)
+
+    def take_experts(self, experts: ExpertWeights, replicas: ReplicaTable | None) -> None:
+        """Own other experts from now on."""
+        self.experts, self.replicas = experts, replicas
 
     def __call__(self, x: Tensor, dead: Tensor | None = None) -> Tensor:
         """Apply routed and shared experts; dead rows go to no expert."""
@@ -139,6 +127,31 @@ class MoeMlp:
         if self.replicas is not None:
             ids = self.replicas.slots_of(ids)
         return self._backend.begin(x, ids, weights, self.experts)
+
+
+def read_experts(weights: Weights, prefix: str, config: ModelConfig, owned: range) -> ExpertWeights:
+    """Read the routed experts that begin in the slots `owned`."""
+    moe, hidden = config.moe, config.hidden_size
+    own = [slot % moe.num_experts for slot in owned]
+    pair = [("gate_proj.weight", moe.intermediate_size), ("up_proj.weight", moe.intermediate_size)]
+    down = [("down_proj.weight", hidden)]
+    gate_up_fp8 = weights.expert_fp8(f"{prefix}.experts", own, pair, hidden)
+    down_fp8 = weights.expert_fp8(f"{prefix}.experts", own, down, moe.intermediate_size)
+    if gate_up_fp8 is not None and down_fp8 is not None:
+        return ExpertWeights.of_fp8(owned, gate_up_fp8, down_fp8)
+    return ExpertWeights.of(
+        owned,
+        weights.experts(f"{prefix}.experts", own, pair, hidden),
+        weights.experts(f"{prefix}.experts", own, down, moe.intermediate_size),
+        grouped=weights.published_experts,
+    )
+
+
+def first_replicas(moe: MoeConfig, slots: int, owned: range, device: torch.device) -> ReplicaTable | None:
+    """Return the table of a new placement; none where every expert has one slot, its own number."""
+    if slots == moe.num_experts:
+        return None
+    return ReplicaTable(moe.num_experts, slots, offset=owned.start, device=device)
 
 
 def _route(weights: Weights, prefix: str, moe: MoeConfig) -> Route:

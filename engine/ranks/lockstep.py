@@ -21,6 +21,10 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     decode_rows: int
     """Live rows of its decode batch."""
     wants_to_end: bool = False
+    leaving: tuple[bool, ...] = ()
+    """By rank: whether that one, if it is this one, has nothing left to do and wants to leave."""
+    is_prepared: bool = False
+    """This rank could go on without those who were last heard to leave."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +38,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     fewest_decode_rows: int
     """Of the rank with fewest: what a decision that all must be able to follow goes by."""
     all_want_to_end: bool
+    leaving: tuple[int, ...] = ()
+    """Ranks that want to leave the others."""
+    all_prepared: bool = False
 
     @property
     def is_empty(self) -> bool:
@@ -44,19 +51,36 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 def as_numbers(wish: Wish) -> list[int]:
     """Return numbers whose maximum over all ranks is the plan."""
     tokens, rows = wish.prompt_tokens, wish.decode_rows
-    return [tokens, rows, -tokens, -rows, int(not wish.wants_to_end)]
+    flags = [not wish.wants_to_end, not wish.is_prepared, *wish.leaving]
+    return [tokens, rows, -tokens, -rows, *map(int, flags)]
 
 
 def as_plan(largest: list[int]) -> Plan:
     """Read the maximum of all ranks' numbers."""
-    tokens, rows, minus_fewest_tokens, minus_fewest_rows, someone_stays = largest
+    tokens, rows, minus_fewest_tokens, minus_fewest_rows, someone_stays, unprepared, *leaving = largest
     return Plan(
         prompt_tokens=tokens,
         decode_rows=rows,
         fewest_prompt_tokens=-minus_fewest_tokens,
         fewest_decode_rows=-minus_fewest_rows,
         all_want_to_end=not someone_stays,
+        leaving=tuple(rank for rank, leaves in enumerate(leaving) if leaves),
+        all_prepared=not unprepared,
     )
+
+
+class Departures:
+    """Which ranks are about to leave, the same on all ranks; those who stay prepare first."""
+
+    def __init__(self) -> None:
+        self.known: tuple[int, ...] = ()
+        """As of the last plan."""
+
+    def on_plan(self, plan: Plan) -> bool:
+        """Take note; tell whether they leave now: all are prepared for what was known before this plan."""
+        leave_now = bool(self.known) and plan.leaving == self.known and plan.all_prepared
+        self.known = plan.leaving
+        return leave_now
 
 
 class Pulse(enum.Enum):

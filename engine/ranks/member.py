@@ -14,6 +14,7 @@ from ..runner import StepRunner
 from .group import RankGroup
 from .moe import make_backend, owned_slots
 from .rebalance import Rebalancer
+from .regroup import Regrouping
 from .runner import LockstepRunner, PhasedModel
 
 
@@ -72,4 +73,12 @@ def run_in_step(
         bucket_of=bucket_of,
         idle_steps=config.ranks.idle_steps,
         overlap=config.ranks.overlap,
+        parting=_parting(config, model, group),
     )
+
+
+def _parting(config: WorkerConfig, model: PhasedModel, group: RankGroup) -> Regrouping | None:
+    """On GPUs captured graphs hold the group, so that nobody can leave it."""
+    if config.device != "cpu":
+        return None
+    return Regrouping(config, model.config, group, model, cluster_of)

@@ -20,12 +20,13 @@ from ..graphs.decode import DecodeGraphs
 from ..messages import ExpertBalance, Generate, SamplingParams
 from ..models import Model
 from ..models.config import ModelConfig
+from ..models.mlp import MoeMlp
 from ..runner import Flight, LaunchedStep, StepRunner
 from ..sampler import SampledToken
 from ..sequence import Sequence, new_request
 from ..step import Chunk, Step
 from .errors import GroupFailedError
-from .lockstep import Lockstep, Plan, Pulse, Wish, as_numbers, as_plan
+from .lockstep import Departures, Lockstep, Plan, Pulse, Wish, as_numbers, as_plan
 from .rebalance import Rebalancer
 
 
@@ -41,6 +42,9 @@ class Bells(Protocol):
 class Group(Protocol):
     """What a step needs of the group; `group.RankGroup` implements it."""
 
+    rank: int
+    size: int
+
     @property
     def watch(self) -> Bells:
         """The line to the other ranks."""
@@ -55,8 +59,25 @@ class Group(Protocol):
         """Return what to raise when a step failed."""
 
 
+class Parting(Protocol):
+    """Goes on without ranks that leave; `regroup.Regrouping` implements it."""
+
+    def prepare(self, leaving: tuple[int, ...]) -> None:
+        """Begin to prepare for that, if it has not begun."""
+
+    def is_prepared(self) -> bool:
+        """Tell whether this rank could part now."""
+
+    def part(self) -> bool:
+        """Part; tell whether this rank goes on with others."""
+
+
 class SplitModel(Model, Protocol):
     """A model that can compute a step in two halves whose transfers hide behind each other."""
+
+    @property
+    def moe_layers(self) -> list[MoeMlp]:
+        """The mixtures of experts, in order."""
 
     def prefill_in_halves(self, batch: PrefillBatch, kv: Tensor) -> Tensor:
         """Do what `prefill` does; two tokens at least."""
@@ -111,6 +132,16 @@ class PhasedModel:
             self._graphs = graphs
 
     @property
+    def moe_layers(self) -> list[MoeMlp]:
+        """The mixtures of experts, in order."""
+        return self._model.moe_layers
+
+    def go_on_with(self, moe: PhasedMoe, rebalancer: Rebalancer) -> None:
+        """Compute with other ranks from now on."""
+        self._moe.take_over(moe)
+        self.rebalancer = rebalancer
+
+    @property
     def config(self) -> ModelConfig:
         """The shape of the model."""
         return self._model.config
@@ -152,14 +183,18 @@ class LockstepRunner:
         bucket_of: Callable[[int], int],
         idle_steps: int,
         overlap: OverlapConfig | None = None,
+        parting: Parting | None = None,
     ) -> None:
         self._runner = runner
         self._model = model
         self._group = group
         self._bucket_of = bucket_of
         self._overlap = overlap or OverlapConfig()
+        self._idle_steps = idle_steps
         self._lockstep = Lockstep(idle_steps)
-        self._wants_to_end = False
+        self._departures = Departures()
+        self._parting = parting
+        self._wants_to_end = self._leaves = self._wants_to_leave = False
         self._prompt, self._row = _dummy(computed=0), _dummy(computed=1)
 
     def is_due(self, step: Step) -> bool:
@@ -168,16 +203,20 @@ class LockstepRunner:
         rung = self._group.watch.rung_wave
         if rung is not None:
             self._lockstep.on_ring(rung)
-        if not step.is_empty or self._wants_to_end:
+        if not step.is_empty or self._wants_to_end or self._wants_to_leave:
             wave = self._lockstep.on_work()
             if wave is not None:
                 self._group.watch.ring(wave)
         return self._lockstep.pulse is Pulse.AWAKE
 
     def may_end(self) -> bool:
-        """Ask to end; true once every rank has asked and none has work."""
-        self._wants_to_end = True
+        """Ask to end, or to leave; true once every rank has asked and none has work, or this one has left."""
+        self._wants_to_end, self._wants_to_leave = not self._leaves, self._leaves
         return self._lockstep.pulse is Pulse.ENDED
+
+    def leave(self) -> None:
+        """End without the others."""
+        self._leaves = self._parting is not None
 
     @property
     def expert_balance(self) -> ExpertBalance | None:
@@ -190,13 +229,31 @@ class LockstepRunner:
             prompt_tokens=sum(chunk.length for chunk in step.chunks),
             decode_rows=len(step.decode),
             wants_to_end=self._wants_to_end,
+            leaving=tuple(
+                rank == self._group.rank and self._wants_to_leave for rank in range(self._group.size)
+            ),
+            is_prepared=self._parting is not None and self._parting.is_prepared(),
         )
         plan = as_plan(self._group.largest(as_numbers(wish)))
         self._lockstep.on_plan(plan)
         try:
-            return _GroupFlight(self._launch(step, plan), self._group)
+            flight = _GroupFlight(self._launch(step, plan), self._group)
+            self._see_off(plan)
+            return flight
         except Exception as error:
             raise self._group.failure(error) from error
+
+    def _see_off(self, plan: Plan) -> None:
+        """Prepare for ranks that want to leave; part once all are prepared."""
+        if self._parting is None:
+            return
+        if not self._departures.on_plan(plan):
+            self._parting.prepare(self._departures.known)
+            return
+        self._departures = Departures()
+        self._lockstep = Lockstep(self._idle_steps)
+        if not self._parting.part():
+            self._lockstep.pulse = Pulse.ENDED
 
     def warm_up(self, step: Step) -> None:
         """Run a step that all ranks run at the same time, before any can sleep."""

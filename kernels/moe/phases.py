@@ -18,9 +18,13 @@ class PhasedMoe:
 
     def __init__(self, prefill: MoeBackend, decode: MoeBackend) -> None:
         """Take backends over the same experts."""
-        self._prefill = prefill
-        self._decode = decode
+        self.prefill = prefill
+        self.decode = decode
         self._rows: int | None = None
+
+    def take_over(self, successor: "PhasedMoe") -> None:
+        """Send through another one's backends from now on."""
+        self.prefill, self.decode = successor.prefill, successor.decode
 
     def enter_prefill(self) -> None:
         """Let the next layers carry prompt tokens, of which each rank brings its own number."""
@@ -33,14 +37,14 @@ class PhasedMoe:
     def begin(self, x: Tensor, ids: Tensor, weights: Tensor, experts: ExpertWeights) -> Begun:
         """Start the dispatch of this phase; fewer decode rows than agreed are padded with rows to nowhere."""
         if self._rows is None:
-            return self._prefill.begin(x, ids, weights, experts)
+            return self.prefill.begin(x, ids, weights, experts)
         live, missing = x.shape[0], self._rows - x.shape[0]
         if missing < 0:
             raise ValueError(f"{live} decode rows, but the ranks agreed on {self._rows}")
         if missing:
             x, weights = (pad(rows, (0, 0, 0, missing)) for rows in (x, weights))
             ids = pad(ids, (0, 0, 0, missing), value=-1)
-        return PaddedBegun(self._decode.begin(x, ids, weights, experts), live)
+        return PaddedBegun(self.decode.begin(x, ids, weights, experts), live)
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,7 @@ def test_it_says_that_it_listens_loads_and_is_ready(started: Process) -> None:
     assert answer["baton"]["prefill_worker"] == started.url.removeprefix("http://")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_ends_it_without_error(started: Process, number: int) -> None:
     started.until("ready")
 

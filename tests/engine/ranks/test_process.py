@@ -156,6 +156,38 @@ def measured(stats: EngineStats) -> float:
     return stats.expert_balance.measured
 
 
+@pytest.fixture
+def three(model: Path, tmp_path: Path) -> Iterator[RanksUnderTest]:
+    group = RanksUnderTest(model, 3, tmp_path, redundant_experts=1)
+    yield group
+    group.close()
+
+
+def test_a_group_goes_on_without_a_rank_that_leaves(
+    three: RanksUnderTest, model: Path, expected: list[list[int]]
+) -> None:
+    driver = Driver(load_model(model))
+    [long_answer] = driver.generate([driver.sequence(PROMPTS[1])], 200)
+    leaving, *staying = three.engines  # rank 0, where the others met
+    for engine in three.engines:
+        engine.ready()
+    for engine in staying:
+        ask(engine, "long", PROMPTS[1], count=200)
+    ask(leaving, "last", PROMPTS[2])
+
+    leaving.send(Shutdown(grace_s=50.0, leaves_ranks=True))
+
+    assert answer(leaving, "last") == expected[2]
+    assert leaving.exit_status() == 0
+    for engine in staying:
+        assert answer(engine, "long") == long_answer
+        ask(engine, "new", PROMPTS[0])
+    assert [answer(engine, "new") for engine in staying] == [expected[0]] * 2
+    for engine in staying:
+        engine.send(Shutdown(grace_s=10.0))
+    assert [engine.exit_status() for engine in staying] == [0, 0]
+
+
 def test_a_rank_that_is_killed_brings_its_group_down_by_name(ranks: RanksUnderTest) -> None:
     killed, survivor = ranks.engines
     for engine in ranks.engines:
