@@ -3,9 +3,13 @@
 The child's standard input is a pipe that nothing is written to: it closes when the frontend dies, however
 that happens, so the child can end too. It runs in a session of its own, because Ctrl-C in a terminal
 must reach the frontend alone, which drains before it ends the engine.
+
+Its compute threads sleep while they wait for each other. By default they spin, and where anything else wants
+a core, a thread that spins keeps it from the very thread it waits for; asleep, they cost nothing measurable.
 """
 
 import asyncio
+import os
 import sys
 from collections import deque
 from pathlib import Path
@@ -36,6 +40,7 @@ class EngineProcess:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
+            env={"OMP_WAIT_POLICY": "passive", **os.environ},
             limit=MAX_LINE_BYTES,
         )
         return cls(process)
