@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .by_device import by_device
 
-QUERY_BLOCK = 256
+QUERY_BLOCK = 128
 MAX_SCORES = 1 << 22  # values of one block's scores, 16 MiB in float32
 
 
