@@ -29,8 +29,10 @@ PREFILL_DROPS = ("stream_options", "min_tokens", "best_of")
 SPLICED_BYTES = 16 * 1024
 """A body from this size on is sent in pieces; of a smaller one a copy costs less."""
 TEXT_BYTES_PER_TOKEN = 4
-_BESIDE_TEXT = ("logprobs", "return_token_ids", "best_of", "use_beam_search", "prompt_logprobs")
-"""Fields that ask for more than one text, or for tokens beside it."""
+_BESIDE_TEXT = ("logprobs", "return_token_ids", "use_beam_search", "prompt_logprobs")
+"""Fields that ask for more than text."""
+_SEVERAL = frozenset((*_BESIDE_TEXT, "n", "best_of", "prompt"))
+"""Without any of these, one text is asked for."""
 _ZEROS = (b"0", b"0.0", b"0.00")
 _LIMITS = ("max_completion_tokens", "max_tokens")
 _FIRST_ITEM_BYTES = 16
@@ -131,15 +133,20 @@ class RequestBody:
     def streams_one_text(self) -> bool:
         """Whether one answer is asked for, as a stream, of nothing but text."""
         fields = self._fields
-        if not self._says("stream") or any(map(self._says, _BESIDE_TEXT)):
+        if "stream" not in fields or not self._says("stream"):
             return False
-        one_prompt = "prompt" not in fields or self.prompt_count() in (None, 1)
-        return one_prompt and ("n" not in fields or self.answers() == 1)
+        if _SEVERAL.isdisjoint(fields):
+            return True
+        one = self.answers() == 1 and self.prompt_count() in (None, 1)
+        return one and not any(map(self._says, _BESIDE_TEXT))
 
     def repeats_itself(self) -> bool:
         """Whether the request says that it gets the same answer whenever it is computed."""
-        temperature = self._fields.get("temperature")
-        return self._says("seed") or (temperature is not None and bytes(temperature) in _ZEROS)
+        fields = self._fields
+        temperature = fields.get("temperature")
+        if temperature is not None and bytes(temperature) in _ZEROS:
+            return True
+        return "seed" in fields and self._says("seed")
 
     def for_decode(self, kv: msgspec.Raw | None, seed: int | None = None) -> list[bytes | memoryview]:
         """Return the decode leg's body in pieces: the client's bytes, with what is given spliced in."""

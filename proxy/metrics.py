@@ -44,6 +44,7 @@ class ProxyCollector(Collector):
             retries.add_metric([leg], count)
         yield retries
         yield _counter("baton_proxy_resumed_streams", "Streams continued by another worker", counts.resumed)
+        yield _counter("baton_proxy_orphans", "Requests ended for a process that died", counts.orphans)
         yield _gauge("baton_proxy_replay_bytes", "Kept to continue streams", self._hub.replays.kept_bytes)
         legs = CounterMetricFamily("baton_proxy_decode_legs", "Decode legs by the KV's source", labels=["kv"])
         legs.add_metric(["handed_over"], counts.split)

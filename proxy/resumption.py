@@ -43,6 +43,8 @@ class ResumableExchange(PairExchange):
             self.leg_ended()
             return
         self._broken = broken
+        if self._replay is not None:
+            self._hub.replays.discard(self._replay)  # its request is needed now, whatever the budget
         self._log_failure(failure)
         self._run(self._living().stream_lost(failure, self.now()))
         self._hub.desk.rearm()

@@ -46,6 +46,8 @@ class RoutingCounts:
     """Failures before the first byte after which the request was tried elsewhere, by the leg that failed."""
     split: int = 0
     """Requests whose KV was handed over."""
+    orphans: int = 0
+    """Requests of another process that died, which this one had their workers end."""
     resumed: int = 0
     """Streams that broke off and were continued to their end by another worker."""
     decode_alone: int = 0

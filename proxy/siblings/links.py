@@ -49,8 +49,6 @@ class SiblingLinks:
         new_shadows: Callable[[], Shadows],
     ) -> None:
         self.place = place
-        self.orphans = 0
-        """Requests of siblings that died, which this process had their workers end."""
         self._publisher = publisher
         self._router = router
         self._messages = messages
@@ -128,7 +126,7 @@ class SiblingLinks:
             for abort in aborts:
                 self._router.ids.adopt(abort.wire_id)
                 self._messages.abort(abort)
-            self.orphans += len({abort.wire_id for abort in aborts})
+            self._router.counts.orphans += len({abort.wire_id for abort in aborts})
         self.heard.set()
 
 

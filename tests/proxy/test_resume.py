@@ -230,6 +230,26 @@ async def test_of_streams_beyond_the_budget_the_longest_is_dropped() -> None:
         assert b"stream_broken" in answer
 
 
+async def test_what_is_being_taken_up_again_is_not_dropped_for_the_budget() -> None:
+    async def serves_later(worker: FakeWorker, connection: Connection, request: Request) -> None:
+        worker.hanging.set()
+        await worker.go_on.wait()
+        await serves(worker, connection, request)
+
+    async with asyncio.TaskGroup() as tasks, housed(*two_pairs(), limits=Limits(replay_bytes=1)) as house:
+        first, second = deciders(house)
+        first.next.append(dies_after(2))
+        first.go_on.set()
+        second.next.append(serves_later)
+        asking = tasks.create_task(streamed(house))
+        await second.hanging.wait()
+        house.proxy.hub.replays.look()
+        second.go_on.set()
+        answer = await asking
+
+        assert told(answer)[0] == "".join(WORDS)
+
+
 FAILS_AGAIN = {"500": fails(500), "400": fails(400), "dies": says(b""), "breaks off": dies_after(4)}
 
 

@@ -172,6 +172,7 @@ async def test_a_process_that_dies_costs_its_own_streams_and_its_sibling_ends_th
             worker.next.clear()
         await running.until(lambda: both_answer(running))
 
+        assert (await running.metrics())["baton_proxy_orphans_total"] > 0
         assert (await running.ask()).text == "one two"
 
 
