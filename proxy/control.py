@@ -5,7 +5,7 @@ from aiohttp import ClientConnectorError, ClientError, ClientSession, ClientTime
 from yarl import URL
 
 from .config import Probing, WorkerAddress
-from .routing.fleet import Kind, KvAddress, Sighting
+from .routing.fleet import Kind, KvAddress, Sighting, ToldLoad
 
 
 class ControlError(RuntimeError):
@@ -33,6 +33,7 @@ class _Ready(msgspec.Struct, frozen=True):
     kv_tokens_capacity: int | None = None
     captured_batch_sizes: tuple[int, ...] = ()
     lockstep_group: str | None = None
+    load: ToldLoad | None = None
 
 
 class _Model(msgspec.Struct, frozen=True):
@@ -83,6 +84,7 @@ class WorkerControl:
             kv_tokens_capacity=ready.kv_tokens_capacity,
             captured_batch_sizes=tuple(sorted(ready.captured_batch_sizes)),
             lockstep_group=ready.lockstep_group,
+            load=ready.load,
         )
 
     async def shake_hands(self, kv: KvAddress) -> None:

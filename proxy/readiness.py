@@ -1,5 +1,6 @@
 """What `/ready`, `/fleet` and `/v1/models` say of a fleet. No I/O."""
 
+from dataclasses import asdict
 from typing import Any
 
 from .routing.courses import Courses
@@ -59,6 +60,9 @@ def fleet_report(
                 "models": sorted(worker.sighting.models),
                 "incarnation": worker.sighting.incarnation or None,
                 "max_model_len": worker.sighting.max_model_len,
+                "captured_batch_sizes": worker.sighting.captured_batch_sizes,
+                "lockstep_group": worker.sighting.lockstep_group,
+                "told": None if worker.sighting.load is None else asdict(worker.sighting.load),
                 "prefill": {"requests": worker.prefill_requests, "tokens": worker.prefill_tokens},
                 "decode": {"requests": worker.decode_requests, "tokens": worker.decode_tokens},
                 "handover_tokens": held[worker.name],

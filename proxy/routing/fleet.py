@@ -56,6 +56,15 @@ class KvAddress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToldLoad:
+    """What a worker says it has to do, whoever sent it; as old as the last look."""
+
+    running: int
+    waiting: int
+    kv_tokens_free: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sighting:
     """What a probe saw of a worker that answered."""
 
@@ -73,6 +82,8 @@ class Sighting:
     """Ascending sizes that its decode batches are padded to; empty: they are not."""
     lockstep_group: str | None = None
     """Workers of one group take every step together."""
+    load: ToldLoad | None = None
+    """Shown, and not gone by: the proxy's own books are newer."""
 
     @property
     def bearing(self) -> tuple[object, ...]:

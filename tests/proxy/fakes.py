@@ -179,6 +179,7 @@ class FakeWorker:
     kv_tokens_capacity: int | None = None
     captured_batch_sizes: tuple[int, ...] = ()
     lockstep_group: str | None = None
+    load: dict[str, int] | None = None
     bootstrap_port: int = 8998
     kv_events: KvEventAddress | None = None
     usual: Behaviour = decodes
@@ -286,6 +287,7 @@ class FakeWorker:
             "kv_tokens_capacity": self.kv_tokens_capacity,
             "captured_batch_sizes": self.captured_batch_sizes,
             "lockstep_group": self.lockstep_group,
+            "load": self.load,
         }
         await connection.answer(200, json.dumps(report).encode())
 

@@ -78,3 +78,13 @@ async def test_what_a_worker_tells_anew_holds_from_its_next_look(policy: str) ->
         took += await streams.open(house, clients, 1)
 
     assert took == [one, other, one]
+
+
+async def test_the_fleet_shows_what_each_worker_tells(policy: str) -> None:
+    worker = FakeWorker("decode", captured_batch_sizes=(4, 1), lockstep_group="ranks")
+    worker.load = {"running": 3, "waiting": 1, "kv_tokens_free": 640}
+    async with housed(worker, policy=policy) as house:
+        [shown] = (await house.get("/fleet")).json["workers"]
+
+    assert shown["told"] == worker.load
+    assert (shown["captured_batch_sizes"], shown["lockstep_group"]) == ([1, 4], "ranks")
