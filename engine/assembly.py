@@ -21,7 +21,7 @@ from .messages import EngineReady, Generate, SamplingParams
 from .models import Model, load_model
 from .ranks.group import RankGroup
 from .ranks.member import load_share, run_in_step
-from .ranks.runner import PhasedModel
+from .ranks.phased_model import PhasedModel
 from .runner import ModelRunner, StepRunner
 from .scheduler import Scheduler
 from .sequence import new_request

@@ -25,8 +25,8 @@ from ...engine.models.architectures import read_model_config
 from ...engine.models.loading import load
 from ...engine.ranks.member import cluster_of
 from ...engine.ranks.moe import owned_slots
+from ...engine.ranks.phased_model import PhasedModel
 from ...engine.ranks.rebalance import Rebalancer
-from ...engine.ranks.runner import PhasedModel
 from ...kernels.moe.all_to_all import AllToAllBatched, AllToAllContiguous
 from ...kernels.moe.backend import BATCHED_EXPERTS, CONTIGUOUS_EXPERTS, StagedMoe
 from ...kernels.moe.phases import PhasedMoe
@@ -61,7 +61,7 @@ def make_checkpoint(folder: Path) -> Path:
     return make_deepseek_v3(
         folder,
         hidden_size=384,
-        num_hidden_layers=6,
+        num_hidden_layers=8,
         first_k_dense_replace=0,
         num_attention_heads=8,
         num_key_value_heads=8,

@@ -12,7 +12,7 @@ from ..config import GraphsConfig, MoeBackendName, Role, WorkerConfig
 from ..models import Model
 from ..models.decoder import Decoder
 from ..ranks.moe import default_backend
-from ..ranks.runner import PhasedModel
+from ..ranks.phased_model import PhasedModel
 from .backend import CudaGraphs, GraphBackend
 from .model import GraphedModel
 from .rehearsal import Rehearsal

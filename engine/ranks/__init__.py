@@ -8,6 +8,7 @@ travel to the ranks that own their experts, so no rank can take a step alone:
     watch     wakes ranks that sleep, and tells which rank has ended
     lockstep  what the ranks agree on, decided without I/O
     runner    runs a step's share, or a dummy one, when the ranks have agreed
+    phased_model  a model whose layers are told what the ranks agreed on
     regroup   goes on without ranks that leave
     rebalance moves experts between ranks while they serve
 

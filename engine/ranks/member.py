@@ -13,9 +13,10 @@ from ..models.loading import has_fp8_units, load
 from ..runner import StepRunner
 from .group import RankGroup
 from .moe import make_backend, owned_slots
+from .phased_model import PhasedModel
 from .rebalance import Rebalancer
 from .regroup import Regrouping
-from .runner import LockstepRunner, PhasedModel
+from .runner import LockstepRunner
 
 
 class OnProgress(Protocol):

@@ -22,8 +22,8 @@ from ..models.loading import load_experts
 from ..models.mlp import MoeMlp, first_replicas
 from .group import RankGroup
 from .moe import make_backend, owned_slots
+from .phased_model import PhasedModel
 from .rebalance import Rebalancer
-from .runner import PhasedModel
 
 ClusterOf = Callable[[RanksConfig, ModelConfig], Cluster]
 """Where experts can be placed, of these ranks and this model."""

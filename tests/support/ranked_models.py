@@ -16,8 +16,8 @@ from baton.engine.models.architectures import read_model_config
 from baton.engine.models.loading import load
 from baton.engine.ranks.member import cluster_of
 from baton.engine.ranks.moe import owned_slots
+from baton.engine.ranks.phased_model import PhasedModel
 from baton.engine.ranks.rebalance import Rebalancer
-from baton.engine.ranks.runner import PhasedModel
 from baton.kernels.moe.backend import StagedMoe
 from baton.kernels.moe.collectives import TorchCollectives
 from baton.kernels.moe.phases import PhasedMoe

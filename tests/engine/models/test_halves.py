@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import Tensor
 
 from baton.engine.models.loading import load
-from baton.engine.ranks.runner import PhasedModel
+from baton.engine.ranks.phased_model import PhasedModel
 from baton.kernels.moe.backend import Begun, LocalMoe
 from baton.kernels.moe.experts import ExpertWeights
 from baton.kernels.moe.pair import Pending
