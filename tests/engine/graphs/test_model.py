@@ -9,14 +9,14 @@ import torch
 from baton.engine.batch import DecodeBatch
 from baton.engine.graphs.model import GraphedModel
 from baton.engine.graphs.rehearsal import GraphRuleError, Rehearsal
-from baton.engine.models import load_model
+from baton.engine.models import Model, load_model
 from baton.engine.models.decoder import Decoder
 from baton.engine.models.loading import load
 from support.checkpoints import MAKERS
 from support.driver import Driver
 
 PROMPTS = [[7, 11, 200, 31, 5, 77, 6], list(range(40, 51)), [9, 8], list(range(60, 90))]
-TOKENS = 20
+TOKENS = 10
 MODELS = ["deepseek_v2", "deepseek_v3", "qwen3_moe"]
 
 
@@ -105,12 +105,15 @@ def test_progress_is_told_after_each_size(folder: Path) -> None:
 def test_the_step_that_a_cpu_runs_breaks_the_rules(folder: Path) -> None:
     model = load_model(folder)
     driver = Driver(model)
-    replaying = GraphedModel(model, driver.pool)
+    one, slot = torch.tensor([1]), torch.tensor([driver.block_tokens])
+    batch = DecodeBatch(one, one - 1, slot, one.int().unsqueeze(1), one.int(), live=1)
 
     with pytest.raises(GraphRuleError):
-        replaying.capture(
-            Rehearsal(), batch_sizes=[2], max_blocks=4, prompt_sizes=[], on_captured=lambda done, total: None
-        )
+        Rehearsal().capture(lambda: logits_of(model, batch, driver))
+
+
+def logits_of(model: Model, batch: DecodeBatch, driver: Driver) -> None:
+    model.decode(batch, driver.pool)
 
 
 def test_a_dead_row_s_logits_are_zero_and_its_kv_goes_to_the_null_block(folder: Path) -> None:
