@@ -11,7 +11,7 @@ from .scheduler import DecodeScheduler
 def decode_half(config: WorkerConfig, limits: Limits, cache: KvCache) -> Half:
     """Return the decode half. Raises `ValueError` for bucket sizes that cannot hold every batch."""
     if config.bucket_sizes is None:
-        sizes = default_bucket_sizes(limits.max_num_seqs)
+        sizes = default_bucket_sizes(config.max_decode_rows)
     else:
-        sizes = check_bucket_sizes(config.bucket_sizes, limits.max_num_seqs)
+        sizes = check_bucket_sizes(config.bucket_sizes, config.max_decode_rows)
     return Half(DecodeScheduler(limits, cache), bucket_sizes=sizes, bucket_of=Buckets(sizes))

@@ -7,19 +7,19 @@ become a captured graph) stays low.
 from bisect import bisect_left
 
 
-def default_bucket_sizes(max_num_seqs: int) -> list[int]:
-    """Return 1, 2, 4, 8, 16, 24, ... ending with `max_num_seqs` itself."""
-    sizes = [size for size in (1, 2, 4, *range(8, max_num_seqs, 8)) if size < max_num_seqs]
-    return [*sizes, max_num_seqs]
+def default_bucket_sizes(max_rows: int) -> list[int]:
+    """Return 1, 2, 4, 8, 16, 24, ... ending with `max_rows` itself."""
+    sizes = [size for size in (1, 2, 4, *range(8, max_rows, 8)) if size < max_rows]
+    return [*sizes, max_rows]
 
 
-def check_bucket_sizes(sizes: list[int], max_num_seqs: int) -> list[int]:
+def check_bucket_sizes(sizes: list[int], max_rows: int) -> list[int]:
     """Return configured sizes in order. Raises `ValueError` when they cannot hold every batch."""
     ordered = sorted(set(sizes))
-    if not ordered or ordered[0] < 1 or ordered[-1] < max_num_seqs:
+    if not ordered or ordered[0] < 1 or ordered[-1] < max_rows:
         raise ValueError(
-            f"bucket_sizes: {sizes} must be positive and reach max_num_seqs ({max_num_seqs}), "
-            "the largest batch there can be"
+            f"bucket_sizes: {sizes} must be positive and reach {max_rows}: max_num_seqs, times the tokens "
+            "that a step may give a sequence"
         )
     return ordered
 

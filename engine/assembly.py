@@ -19,6 +19,7 @@ from .kv_cache import KvCache
 from .loop import OwnPace, Pace
 from .messages import EngineReady, Generate, SamplingParams
 from .models import Model, load_model
+from .models.decoder import Decoder
 from .ranks.group import RankGroup
 from .ranks.member import load_share, run_in_step
 from .ranks.phased_model import PhasedModel
@@ -26,9 +27,13 @@ from .runner import ModelRunner, StepRunner
 from .scheduler import Scheduler
 from .sequence import new_request
 from .sizing import engine_limits, pool_blocks
+from .speculation.runner import Chain, SpeculativeRunner, Stagings
 from .staging import DecodeStaging, PrefillStaging
 from .step import Chunk, Step
 from .threads import ComputeThreads
+
+WARM_UP_TOKENS = 8
+"""Enough for guesses to be of use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,7 @@ def load(config: WorkerConfig, on_progress: OnProgress, group: RankGroup | None 
         paged=config.graphs.rehearse or None,
         keep_fp8=config.keep_fp8,
         fp8_kv=config.fp8_kv,
+        draft=config.speculative is not None,
     )
 
 
@@ -152,21 +158,30 @@ def _captured_batch_sizes(model: Model) -> list[int]:
     return model.captured_batch_sizes if isinstance(model, GraphedModel | PhasedModel) else []
 
 
-def _runner(config: WorkerConfig, limits: Limits, model: Model, kv: Tensor, half: Half) -> ModelRunner:
-    decode_staging = DecodeStaging(
-        max_rows=max([limits.max_num_seqs, *half.bucket_sizes]),
-        max_blocks=-(-limits.max_model_len // config.block_tokens),
-        block_tokens=config.block_tokens,
-        device=kv.device,
-        bucket_of=half.bucket_of,
-    )
+def _runner(config: WorkerConfig, limits: Limits, model: Model, kv: Tensor, half: Half) -> StepRunner:
+    def decode_staging() -> DecodeStaging:
+        return DecodeStaging(
+            max_rows=max([config.max_decode_rows, *half.bucket_sizes]),
+            max_blocks=-(-limits.max_model_len // config.block_tokens),
+            block_tokens=config.block_tokens,
+            device=kv.device,
+            bucket_of=half.bucket_of,
+        )
+
     prefill_staging = PrefillStaging(limits.max_batched_tokens, config.block_tokens, kv.device)
-    return ModelRunner(model, kv, prefill_staging, decode_staging, ComputeThreads.of(config))
+    threads = ComputeThreads.of(config)
+    if config.speculative is None:
+        return ModelRunner(model, kv, prefill_staging, decode_staging(), threads)
+    assert isinstance(model, Decoder)
+    assert model.draft is not None
+    stagings = Stagings(prefill_staging, decode_staging(), decode_staging())
+    chain = Chain(config.speculative.tokens, limits.max_model_len)
+    return SpeculativeRunner(model, model.draft, kv, stagings, chain=chain, threads=threads)
 
 
 def _warm_up(run: Callable[[Step], object]) -> None:
     """Run a prompt chunk and a decode row through the null block, so that no request pays for first calls."""
-    sampling = SamplingParams(max_tokens=1, temperature=0.0)
+    sampling = SamplingParams(max_tokens=WARM_UP_TOKENS, temperature=0.0)
     generate = Generate(request_id="", external_id="", prompt_token_ids=[0, 0], sampling=sampling)
     [sequence] = new_request(generate, 0, 0.0).sequences
     sequence.blocks = [0, 0]

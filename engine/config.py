@@ -123,6 +123,24 @@ class GraphsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """On a CPU: compute every step as a GPU would, and fail where a graph could not hold it. Slow."""
 
 
+class SpeculativeMethod(enum.Enum):
+    """Who guesses the tokens that a step checks."""
+
+    MTP = "mtp"
+    """The model's own multi-token prediction layer."""
+
+
+class SpeculativeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Guessing tokens ahead, so that a step of the model may confirm several. Answers stay the same.
+
+    Prefill and decode workers that exchange KV must both use it or neither: the draft has KV of its own.
+    """
+
+    method: SpeculativeMethod = SpeculativeMethod.MTP
+    tokens: Annotated[int, msgspec.Meta(ge=1, le=3)] = 1
+    """Guesses a step and sequence at most; the layer is applied so many times."""
+
+
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One worker: an HTTP port, an engine process, a KV pool."""
 
@@ -162,9 +180,10 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_waiting: int = 1024
     """Requests waiting at most; more are refused as overloaded."""
     bucket_sizes: list[int] | None = None
-    """Decode batch sizes; absent: 1, 2, 4, 8, 16, 24, 32, ... up to `max_num_seqs`."""
+    """Decode batch sizes in rows; absent: 1, 2, 4, 8, 16, 24, 32, ... up to the most rows there can be."""
     run_ahead: bool | None = None
-    """Decide a step while the one before it is computed; absent: on GPUs, where there is time to be won."""
+    """Decide a step while the one before it is computed; absent: on GPUs, where there is time to be won.
+    Not with `speculative`: there a step must know how many guesses of the one before were right."""
     prefix_cache: bool = True
     max_body_bytes: int = 16 * 1024 * 1024
     drain_grace_s: float = 30.0
@@ -175,3 +194,31 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Without effect on a CPU, unless they are rehearsed."""
     ranks: RanksConfig | None = None
     """Absent: this worker holds all experts."""
+    speculative: SpeculativeConfig | None = None
+    """Absent: every step gives a sequence one token."""
+
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether a step is decided while the one before it is computed."""
+        if self.run_ahead is None:
+            return self.device == "cuda" and self.speculative is None
+        return self.run_ahead
+
+    @property
+    def draft_tokens(self) -> int:
+        """Guesses a step and sequence at most."""
+        return 0 if self.speculative is None else self.speculative.tokens
+
+    @property
+    def max_decode_rows(self) -> int:
+        """Rows of a decode step at most: each sequence's next token and its guesses."""
+        return self.max_num_seqs * (1 + self.draft_tokens)
+
+    def __post_init__(self) -> None:
+        """Refuse settings that exclude each other."""
+        if self.ranks is not None and self.speculative is not None:
+            raise ValueError("speculative cannot be used with ranks: they do not draft together")
+        if self.run_ahead and self.speculative is not None:
+            raise ValueError(
+                "speculative cannot be used with run_ahead: a step's tokens are not known before"
+            )

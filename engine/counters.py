@@ -18,6 +18,12 @@ class Counters:
     generated_tokens: int = 0
     preemptions: int = 0
     steps: int = 0
+    drafts: int = 0
+    """Chains of guesses that a step checked"""
+    draft_tokens: int = 0
+    """Guesses in them"""
+    accepted_tokens: Counter[int] = field(default_factory=Counter)
+    """Right guesses by their place in the chain, from 0"""
     leases_expired: int = 0
     pulls_failed: Counter[str] = field(default_factory=Counter)
     kv_bytes_pulled: int = 0
@@ -31,6 +37,12 @@ class Counters:
         """Book what the prefix cache was asked for and what it gave."""
         self.prefix_queries_tokens += request.prompt_tokens
         self.prefix_hits_tokens += cached_tokens
+
+    def count_drafts(self, guessed: int, right: int) -> None:
+        """Book a chain of guesses, of which the first `right` ones were."""
+        self.drafts += 1
+        self.draft_tokens += guessed
+        self.accepted_tokens.update(range(right))
 
     def count_first_token(self, request: Request) -> None:
         """Book a request's prompt under where its KV came from."""

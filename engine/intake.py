@@ -21,6 +21,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_num_seqs: int
     max_batched_tokens: int
     max_waiting: int
+    draft_tokens: int = 0
+    """Guesses a step and sequence at most."""
 
 
 class RefusalError(Exception):

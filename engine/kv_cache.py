@@ -76,6 +76,17 @@ class KvCache:
             sequence.blocks[index] = block
         return True
 
+    def reserve(self, sequence: Sequence, places: int) -> int:
+        """Give a sequence blocks for so many places after its last token, as far as there are free ones.
+
+        Returns how many places it has; those after the last token's own block are its own.
+        """
+        held = len(sequence.blocks) * self.block_tokens - len(sequence.tokens)
+        missing = min(self.blocks_for(max(0, places - held)), self.pool.available)
+        if missing:
+            sequence.blocks += self.pool.allocate(missing)
+        return held + missing * self.block_tokens
+
     def publish(self, sequence: Sequence) -> None:
         """Let others reuse the blocks that became full."""
         full = sequence.num_written // self.block_tokens

@@ -281,6 +281,11 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True, tag="engine_stats")
     blocks: BlockCounts
     expert_balance: ExpertBalance | None = None
     """Absent before experts were placed by load."""
+    drafts: int = 0
+    """Chains of guesses that a step checked."""
+    draft_tokens: int = 0
+    accepted_tokens: list[int] = []
+    """Right guesses by their place in the chain."""
 
 
 class EngineFatal(msgspec.Struct, frozen=True, kw_only=True, tag="engine_fatal"):

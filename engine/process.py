@@ -90,7 +90,7 @@ def run(config: WorkerConfig, inbox: ProcessInbox, parent: int) -> None:
             check_parent=check_parent,
             publish=_nothing if events is None else events.flush,
             pace=engine.pace,
-            run_ahead=config.device == "cuda" if config.run_ahead is None else config.run_ahead,
+            run_ahead=config.runs_ahead,
         ).run()
 
 

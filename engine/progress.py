@@ -15,18 +15,21 @@ def finish_reason(sequence: Sequence, max_model_len: int) -> FinishReason | None
     return None
 
 
-def token_output(
-    sequence: Sequence, logprob: TokenLogprob | None, finish: FinishReason | None
+def tokens_output(
+    sequence: Sequence,
+    token_ids: list[int],
+    logprobs: list[TokenLogprob | None],
+    finish: FinishReason | None,
 ) -> SequenceOutput:
-    """Return the message part for the sequence's last token."""
-    token_id = sequence.tokens[-1]
+    """Return the message part for the sequence's last tokens, one step's."""
+    reported = [logprob for logprob in logprobs if logprob is not None]
     return SequenceOutput(
         request_id=sequence.request.generate.request_id,
         choice=sequence.choices[0],
-        token_ids=[token_id],
-        logprobs=None if logprob is None else [logprob],
+        token_ids=token_ids,
+        logprobs=reported or None,
         finish=finish,
-        stop_token_id=token_id if finish is FinishReason.STOP else None,
+        stop_token_id=token_ids[-1] if finish is FinishReason.STOP else None,
     )
 
 

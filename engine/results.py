@@ -1,10 +1,10 @@
 """What a step's draws mean: tokens appended, trunks forked, choices ended. Pure; `scheduler` calls it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from .messages import FailureKind, SequenceOutput, StepOutputs, TokenLogprob
-from .progress import finish_reason, first_token, token_output
+from .messages import FailureKind, FinishReason, SequenceOutput, StepOutputs, TokenLogprob
+from .progress import finish_reason, first_token, tokens_output
 from .sequence import Request, Sequence, Stage
 from .step import Command, Send
 
@@ -22,6 +22,14 @@ class Draw(Protocol):
     @property
     def logprob(self) -> TokenLogprob | None:
         """Its log probability, when asked for."""
+
+    @property
+    def then(self) -> Iterable["Draw"]:
+        """The tokens after it that the same step gave."""
+
+    @property
+    def drafts(self) -> Iterable[int]:
+        """Guesses at what follows all of these."""
 
 
 class StepResults:
@@ -55,7 +63,7 @@ class StepResults:
             self._note_first_token(request)
         has_ended = False
         for row, draw in zip(self._rows_of(sequence), tokens, strict=True):
-            self._append(row, draw)
+            self._append_all(row, draw)
             has_ended = has_ended or row.stage is Stage.ENDED
         if has_ended:
             self._ends += self._scheduler.finish_if_done(request)
@@ -80,15 +88,31 @@ class StepResults:
             scheduler.roster.add(fork, Stage.DECODE)
         return rows
 
-    def _append(self, sequence: Sequence, draw: Draw) -> None:
-        scheduler = self._scheduler
-        sequence.tokens.append(draw.token_id)
-        scheduler.counters.generated_tokens += 1
-        state = sequence.request.sampling_states.get(sequence.choices[0])
-        if state is not None:
-            state.append(draw.token_id)
-        finish = finish_reason(sequence, scheduler.limits.max_model_len)
-        self._outputs.append(token_output(sequence, draw.logprob, finish))
+    def _append_all(self, sequence: Sequence, draw: Draw) -> None:
+        """Append a draw and what it has in `then`, whose KV was computed in the same step."""
+        scheduler, checked = self._scheduler, len(sequence.drafts)
+        taken, finish = [draw], self._append(sequence, draw)
+        for following in draw.then:
+            if finish is not None:
+                break
+            sequence.num_computed += 1
+            scheduler.cache.publish(sequence)
+            taken.append(following)
+            finish = self._append(sequence, following)
+        if checked:
+            scheduler.counters.count_drafts(checked, len(taken) - 1)
+        sequence.drafts = list(draw.drafts)
+        self._outputs.append(
+            tokens_output(sequence, [t.token_id for t in taken], [t.logprob for t in taken], finish)
+        )
         if finish is not None:
             self._firsts += scheduler.settle(sequence, self._now)
             scheduler.close(sequence)
+
+    def _append(self, sequence: Sequence, draw: Draw) -> FinishReason | None:
+        sequence.tokens.append(draw.token_id)
+        self._scheduler.counters.generated_tokens += 1
+        state = sequence.request.sampling_states.get(sequence.choices[0])
+        if state is not None:
+            state.append(draw.token_id)
+        return finish_reason(sequence, self._scheduler.limits.max_model_len)

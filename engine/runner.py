@@ -79,7 +79,7 @@ class ModelRunner:
         """Queue the step and its draws; on a CPU, compute it."""
         drawings: list[Drawing] = []
         if step.copies:
-            self._copy(step.copies)
+            copy_blocks(self._kv, step.copies)
         if step.chunks:
             self._threads.use_for_prompts()
             logits = self._model.prefill(self._prefill_staging.pack(step.chunks, step.completed), self._kv)
@@ -93,10 +93,12 @@ class ModelRunner:
             drawings += decoded
         return LaunchedStep(drawings, is_on_gpu=self._kv.is_cuda)
 
-    def _copy(self, copies: list[Copy]) -> None:
-        sources = torch.tensor([copy.source for copy in copies], device=self._kv.device)
-        targets = torch.tensor([copy.target for copy in copies], device=self._kv.device)
-        self._kv[targets] = self._kv[sources]
+
+def copy_blocks(kv: Tensor, copies: list[Copy]) -> None:
+    """Duplicate blocks of the pool."""
+    sources = torch.tensor([copy.source for copy in copies], device=kv.device)
+    targets = torch.tensor([copy.target for copy in copies], device=kv.device)
+    kv[targets] = kv[sources]
 
 
 def _draw(
@@ -105,14 +107,15 @@ def _draw(
     """Draw once for each choice of each sequence; row `i` of the logits is that of sequence `i`."""
     if not sequences:
         return []
-    states = [_state(s.request, choice) for s in sequences for choice in s.choices]
+    states = [state_of(s.request, choice) for s in sequences for choice in s.choices]
     if len(states) > len(sequences):
         repeated = chain.from_iterable([row] * len(s.choices) for row, s in enumerate(sequences))
         logits = logits[list(repeated)]
     return [sampler.draw(logits, states, ahead)]
 
 
-def _state(request: Request, choice: int) -> SamplingState:
+def state_of(request: Request, choice: int) -> SamplingState:
+    """Return the sampling state of a choice, made at its first draw."""
     state = request.sampling_states.get(choice)
     if state is None:
         if request.fallback_seed is None:

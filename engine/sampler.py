@@ -25,10 +25,14 @@ NO_TOKEN = -1
 
 
 class SampledToken(msgspec.Struct, frozen=True, kw_only=True):
-    """The next token of one sequence; `logprob` if its parameters ask for it."""
+    """The next token of one sequence; `logprob` if its parameters ask for it. Samplers give these two."""
 
     token_id: int
     logprob: TokenLogprob | None
+    then: tuple["SampledToken", ...] = ()
+    """The tokens after it that the same step gave, because it had guessed right."""
+    drafts: tuple[int, ...] = ()
+    """Guesses at what follows all of these."""
 
 
 class Drawing:
@@ -82,6 +86,11 @@ class Sampler:
         raw = logits[: len(states)]
         token_ids = _choose(raw, plan, ahead)
         return Drawing(token_ids, _Logprobs(raw, token_ids, plan) if plan.reported else None)
+
+    @torch.inference_mode()
+    def guess(self, logits: Tensor, states: Sequence[SamplingState]) -> Tensor:
+        """Return what `draw` would draw, `[len(states)]` int64: token 0 where that is none."""
+        return _choose(logits[: len(states)], self._plan_for(states), None).clamp_min(0)
 
     def _plan_for(self, states: Sequence[SamplingState]) -> SamplingPlan:
         staged = self._plan.states

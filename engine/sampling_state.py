@@ -6,6 +6,7 @@ Schedulers own the states and append what was sampled; `sampler` reads them.
 """
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +38,7 @@ class SamplingState:
     `generated` are tokens that were already sampled, when a sequence is rebuilt or forked.
     """
 
-    __slots__ = ("counts", "draws_greedily", "generated", "key", "params")
+    __slots__ = ("_later", "counts", "draws_greedily", "generated", "key", "params")
 
     def __init__(
         self,
@@ -53,6 +54,7 @@ class SamplingState:
         self.generated = 0
         self.key = stream_key(fallback_seed if params.seed is None else params.seed, choice)
         self.counts = _counts(params, prompt_token_ids)
+        self._later: dict[int, SamplingState] = {}
         for token_id in generated:
             self.append(token_id)
 
@@ -61,6 +63,18 @@ class SamplingState:
         self.generated += 1
         if self.counts is not None:
             self.counts.add(token_id)
+
+    def later(self, tokens: int, slot: int) -> "SamplingState":
+        """Return the state so many tokens later, whichever they are; penalties exclude that.
+
+        The same object for the same `slot` each time, as plans of batches want it.
+        """
+        assert self.counts is None, "penalties depend on which tokens come first"
+        state = self._later.get(slot)
+        if state is None:
+            state = self._later[slot] = copy(self)
+        state.generated = self.generated + tokens
+        return state
 
     @property
     def must_not_stop(self) -> bool:

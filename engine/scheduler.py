@@ -164,6 +164,7 @@ class Scheduler:
     def schedule(self, now: float) -> tuple[Step, list[Command]]:
         """Decide the next step. When it is empty, only an event can change anything."""
         self._make_room_for_decoding()
+        self._make_room_for_drafts()
         commands = self.admit(now)
         return self._step(now, list(self.roster.decoding)), commands
 
@@ -188,7 +189,8 @@ class Scheduler:
     def on_step(self, step: Step, draws: Iterable[Draw | None], now: float) -> list[Command]:
         """Learn a step's result: one draw for each choice of `completed`, then of `decode`.
 
-        A draw is None where the logits allowed none: that request fails.
+        A draw is None where the logits allowed none: that request fails. What it has in `then` was computed
+        in the same step, so that its KV is there.
         """
         self.counters.steps += 1
         self.in_flight.land(step)
@@ -286,8 +288,18 @@ class Scheduler:
             while sequence.stage is Stage.DECODE and not self.cache.make_room(sequence):
                 self._preempt(self.roster.newest_preemptible())
 
+    def _make_room_for_drafts(self) -> None:
+        """Reserve places for guesses and for the draft that guesses on; nobody is preempted for that."""
+        most = self.limits.draft_tokens
+        for sequence in self.roster.decoding if most else ():
+            if len(sequence.choices) == 1:
+                ahead = min(len(sequence.drafts) + most, self.limits.max_model_len - len(sequence.tokens))
+                places = self.cache.reserve(sequence, ahead)
+                del sequence.drafts[places:]
+
     def _preempt(self, sequence: Sequence) -> None:
         self.counters.preemptions += 1
+        sequence.drafts.clear()
         sequence.request.forget_kv()
         self.cache.release(sequence)
         self.roster.move(sequence, Stage.WAITING)

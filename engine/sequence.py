@@ -108,6 +108,8 @@ class Sequence:
     """Chained hashes of the leading full blocks, as far as they were needed."""
     num_published: int = 0
     """Leading blocks that the prefix cache knows."""
+    drafts: list[int] = field(default_factory=list)
+    """Guesses at the tokens after the last one, for the next step to check."""
     row: int = 0
     """Place in the scheduler's decode list while the stage is DECODE."""
 

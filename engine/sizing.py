@@ -40,4 +40,5 @@ def engine_limits(config: WorkerConfig, model: ModelConfig, num_blocks: int) -> 
         max_num_seqs=config.max_num_seqs,
         max_batched_tokens=config.max_batched_tokens,
         max_waiting=config.max_waiting,
+        draft_tokens=config.draft_tokens,
     )

@@ -136,17 +136,31 @@ class DecodeStaging:
         """
         with self._host_buffers:
             continued = self._continued(sequences)
-            batch = replace(self._pack(sequences), continued=continued)
+            token_ids = [sequence.tokens[-1] for sequence in sequences]
+            places = [sequence.num_computed for sequence in sequences]
+            batch = replace(self._pack(sequences, token_ids, places), continued=continued)
             if follows is not None:
                 assert drawn is not None
                 self._take_drawn(batch.token_ids[: batch.live], follows, drawn)
             return batch
 
-    def _pack(self, sequences: list[Sequence]) -> DecodeBatch:
+    def pack_rows(
+        self, sequences: list[Sequence], token_ids: list[int] | Tensor, places: list[int]
+    ) -> DecodeBatch:
+        """Return rows of any tokens at any places of sequences, which may recur; padded to a bucket."""
+        live = len(sequences)
+        with self._host_buffers:
+            if not isinstance(token_ids, Tensor):
+                return self._pack(sequences, token_ids, places)
+            batch = self._pack(sequences, [0] * live, places)
+            batch.token_ids[:live].copy_(token_ids)
+            return batch
+
+    def _pack(self, sequences: list[Sequence], token_ids: list[int], places: list[int]) -> DecodeBatch:
         live = len(sequences)
         widest = self._stage_tables(sequences)
-        positions = np.fromiter((s.num_computed for s in sequences), np.int64, live)
-        self._token_ids.host[:live] = [s.tokens[-1] for s in sequences]
+        positions = np.array(places, np.int64)
+        self._token_ids.host[:live] = token_ids
         self._positions.host[:live] = positions
         self._context_lens.host[:live] = positions + 1
         blocks = self._tables.host[np.arange(live), positions // self._block_tokens]

@@ -33,4 +33,7 @@ def engine_stats(
         peers=service.peers(),
         blocks=blocks,
         expert_balance=balance,
+        drafts=counters.drafts,
+        draft_tokens=counters.draft_tokens,
+        accepted_tokens=[counters.accepted_tokens[place] for place in range(scheduler.limits.draft_tokens)],
     )

@@ -29,6 +29,9 @@ class KvLayout(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str
     """A key of `BYTES_PER_VALUE`."""
     num_layers: int
+    """Of the model, then of its draft."""
+    draft_layers: int = 0
+    """Layers of multi-token prediction, which both workers keep or neither."""
     kv_heads: int
     """1 for MLA, whose latent is shared by all heads."""
     values_per_token: int

@@ -12,6 +12,8 @@ def engine_metrics(model_name: str, stats: EngineStats) -> Iterator[Metric]:
     """Yield every metric that comes from the engine."""
     yield from _vllm_gauges(model_name, stats)
     yield from _vllm_counters(model_name, stats)
+    if stats.accepted_tokens:
+        yield from _draft_metrics(model_name, stats)
     yield from _baton_metrics(model_name, stats)
 
 
@@ -47,6 +49,18 @@ def _vllm_counters(model: str, stats: EngineStats) -> Iterator[Metric]:
     for name, (text, value) in plain.items():
         yield _counter(name, text, model, value)
     yield _counters("vllm:prompt_tokens_by_source", "Prompt tokens by source.", model, "source", sources)
+
+
+def _draft_metrics(model: str, stats: EngineStats) -> Iterator[Metric]:
+    accepted = sum(stats.accepted_tokens)
+    places = {str(place): count for place, count in enumerate(stats.accepted_tokens)}
+    yield _counter("vllm:spec_decode_num_drafts", "Chains of guesses.", model, stats.drafts)
+    yield _counter("vllm:spec_decode_num_draft_tokens", "Guesses.", model, stats.draft_tokens)
+    yield _counter("vllm:spec_decode_num_accepted_tokens", "Right guesses.", model, accepted)
+    name, text = "vllm:spec_decode_num_accepted_tokens_per_pos", "Right guesses by place in the chain."
+    yield _counters(name, text, model, "position", places)
+    rate = accepted / max(1, stats.draft_tokens)
+    yield _gauge("baton_draft_acceptance", "Share of guesses that were right.", model, rate)
 
 
 def _baton_metrics(model: str, stats: EngineStats) -> Iterator[Metric]:

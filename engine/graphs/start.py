@@ -44,6 +44,9 @@ def has_graphs(config: WorkerConfig) -> bool:
     """Whether steps are captured."""
     if torch.device(config.device).type != "cuda" and not config.graphs.rehearse:
         return False
+    if config.speculative is not None:
+        logger.warning("steps that check guesses are not captured and run eagerly")
+        return False
     if config.ranks is None:
         return True
     backend = config.ranks.moe_backend or default_backend(config)

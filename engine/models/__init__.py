@@ -52,6 +52,7 @@ def load_model(
     paged: bool | None = None,
     keep_fp8: bool | None = None,
     fp8_kv: bool = False,
+    draft: bool = False,
 ) -> Model:
     """Load a checkpoint folder in Hugging Face format.
 
@@ -60,6 +61,7 @@ def load_model(
     paged        decode steps have shapes that only the bucket decides; absent: on a GPU
     keep_fp8     block-FP8 weights stay FP8; absent: on GPUs with FP8 matrix units
     fp8_kv       KV is stored as float8_e4m3fn
+    draft        load the multi-token prediction layer too, which adds a layer to the KV
 
     Raises `ConfigError` for an unknown or malformed configuration, `CheckpointError` for unreadable weights.
     """
@@ -76,4 +78,5 @@ def load_model(
         paged=paged,
         keep_fp8=keep_fp8,
         fp8_kv=fp8_kv,
+        draft=draft,
     )

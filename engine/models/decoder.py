@@ -1,41 +1,17 @@
 """The decoder all architectures share: embedding, layers of attention and MLP, final norm, output head."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from ...kernels.rms_norm import add_rms_norm, rms_norm
 from ...kvtransfer.layout import KvLayout
 from ..batch import DecodeBatch, PrefillBatch
-from .attention import Attention, Geometry, PrefillStep
+from .attention import Geometry, PrefillStep
 from .config import ModelConfig
 from .halves import Pass, decode_halves, interleaved, joined, prefill_halves
+from .layer import DecoderWeights, Layer
 from .mlp import Mlp, MoeMlp
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """One layer: each half reads the normalised stream and is added to it."""
-
-    input_norm: Tensor
-    attention: Attention
-    mlp_norm: Tensor
-    mlp: Mlp
-
-
-@dataclass(frozen=True, slots=True)
-class DecoderWeights:
-    """What surrounds the layers."""
-
-    embedding: Tensor
-    """[vocab, hidden]"""
-    norm: Tensor
-    """[hidden]"""
-    head: Tensor
-    """[hidden, vocab]"""
-    rope: Tensor
-    """[positions, dim / 2] complex64"""
+from .mtp import MtpLayer
 
 
 class Decoder:
@@ -52,6 +28,7 @@ class Decoder:
         is_in_step: bool = False,
         is_paged: bool = False,
         kv_dtype: torch.dtype | None = None,
+        draft: MtpLayer | None = None,
     ) -> None:
         """Put the parts together.
 
@@ -60,6 +37,7 @@ class Decoder:
         kv_dtype    of the pool; absent: the dtype of what is computed
         """
         self.config = config
+        self.draft = draft
         self._geometry = geometry
         self._weights = weights
         self.layers = layers
@@ -79,7 +57,8 @@ class Decoder:
         return KvLayout(
             format=self._geometry.format,
             dtype=str(self._kv_dtype).removeprefix("torch."),
-            num_layers=self.config.num_layers,
+            num_layers=self.config.num_layers + (self.draft is not None),
+            draft_layers=int(self.draft is not None),
             kv_heads=self._geometry.kv_heads,
             values_per_token=self._geometry.values_per_token,
             block_tokens=block_tokens,
@@ -110,27 +89,46 @@ class Decoder:
     def decode(self, batch: DecodeBatch, kv: Tensor) -> Tensor:
         """Advance each sequence by one token; return float32 logits, zero in dead rows."""
         if self._is_paged:
-            return self._decode_all_rows(batch, kv)
+            return self.logits(self._all_rows(batch, kv))
         size = batch.token_ids.shape[0]
         if not batch.live:
             return self._weights.head.new_zeros(size, self.config.vocab_size, dtype=torch.float32)
-        step = self._geometry.decode_step(batch, kv, self._weights.rope)
-        x, stream = self.embed(batch.token_ids[: batch.live])
-        for index, layer in enumerate(self.layers):
-            x = self.feed_forward(index, layer.attention.decode(x, kv, step, index), stream)
-        logits = self.logits(x)
+        logits = self.logits(self._live_rows(batch, kv))
         if batch.live == size:
             return logits
         return torch.cat((logits, logits.new_zeros(size - batch.live, logits.shape[1])))
 
-    def _decode_all_rows(self, batch: DecodeBatch, kv: Tensor) -> Tensor:
+    @torch.inference_mode()
+    def decode_states(self, batch: DecodeBatch, kv: Tensor) -> Tensor:
+        """Advance each row by one token; return the final states of live rows, `[live, hidden]`."""
+        if self._is_paged:
+            return self._all_rows(batch, kv)[: batch.live]
+        return self._live_rows(batch, kv)
+
+    @torch.inference_mode()
+    def prefill_states(self, batch: PrefillBatch, kv: Tensor) -> Tensor:
+        """Compute and write the KV of prompt chunks; return the final states of all tokens, `[T, hidden]`."""
+        step = self.prefill_step(batch, kv)
+        x, stream = self.embed(batch.token_ids)
+        for index, layer in enumerate(self.layers):
+            x = self.feed_forward(index, layer.attention.prefill(x, kv, step, index), stream)
+        return x
+
+    def _live_rows(self, batch: DecodeBatch, kv: Tensor) -> Tensor:
+        step = self._geometry.decode_step(batch, kv, self._weights.rope)
+        x, stream = self.embed(batch.token_ids[: batch.live])
+        for index, layer in enumerate(self.layers):
+            x = self.feed_forward(index, layer.attention.decode(x, kv, step, index), stream)
+        return x
+
+    def _all_rows(self, batch: DecodeBatch, kv: Tensor) -> Tensor:
         """Compute dead rows too, which reach no expert: no shape depends on anything but the bucket."""
         step = self._geometry.paged_step(batch, kv, self._weights.rope)
         dead = batch.context_lens.eq(0).unsqueeze(1)
         x, stream = self.embed(batch.token_ids)
         for index, layer in enumerate(self.layers):
             x = self.feed_forward(index, layer.attention.decode(x, kv, step, index), stream, dead)
-        return self.logits(x.masked_fill_(dead, 0.0))
+        return x.masked_fill_(dead, 0.0)
 
     def prefill_step(self, batch: PrefillBatch, kv: Tensor) -> PrefillStep:
         """Prepare what all layers of a prefill step share."""

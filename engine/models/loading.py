@@ -14,11 +14,13 @@ from ..checkpoint.weights import OnProgress, Weights, ignore_progress
 from .architectures import read_model_config
 from .attention import Attention, Geometry
 from .config import ConfigError, MlaConfig, ModelConfig
-from .decoder import Decoder, DecoderWeights, Layer
+from .decoder import Decoder
 from .digest import model_digest
 from .gqa import GqaAttention, GqaGeometry, GqaWeights
+from .layer import DecoderWeights, Layer
 from .mla import MlaAttention, MlaGeometry, MlaWeights
 from .mlp import DenseMlp, ExpertShare, Mlp, MoeMlp, read_experts
+from .mtp import MtpLayer, MtpWeights
 from .rope_table import rope_table
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -36,6 +38,7 @@ def load(
     paged: bool | None = None,
     keep_fp8: bool = False,
     fp8_kv: bool = False,
+    draft: bool = False,
 ) -> Decoder:
     """Load a model; of the routed experts only those in the slots `experts`, all without it.
 
@@ -44,8 +47,11 @@ def load(
     paged      decode steps have shapes that only the bucket decides; absent: where Triton runs the kernels
     fp8_kv     KV is stored as float8_e4m3fn, a layout of its own
     keep_fp8   block-FP8 weights stay as they are, for kernels that take them; implies `paged`
+    draft      load the multi-token prediction layer too; `ConfigError` where there is none
     """
     config = read_model_config(folder)
+    if draft and not config.mtp_layers:
+        raise ConfigError(f"{folder}: this {config.model_type} has no multi-token prediction layer")
     checkpoint = Checkpoint(folder)
     device = torch.device(device)
     paged = keep_fp8 or (serves(device) if paged is None else paged)
@@ -56,7 +62,7 @@ def load(
         device=device,
         dtype=_compute_dtype(config, device, dtype),
         fp8_block=config.fp8_block,
-        wanted=lambda name: _is_wanted(name, config, own_experts),
+        wanted=lambda name: _is_wanted(name, config.num_layers + draft, own_experts),
         on_progress=on_progress or ignore_progress,
         published_experts=paged,
         keep_fp8=keep_fp8,
@@ -64,16 +70,18 @@ def load(
     local: MoeBackend = GroupedMoe() if paged else LocalMoe()
     share = ExpertShare(config.moe.num_experts + redundant, owned, backend or local)
     surroundings = _surroundings(weights, config, device)
-    layers = [_layer(weights, index, config, share) for index in range(config.num_layers)]
+    layers = [_layer(weights, index, config, share) for index in range(config.num_layers + draft)]
+    geometry = _geometry(config, len(layers))
     return Decoder(
         config,
-        _geometry(config),
+        geometry,
         surroundings,
-        layers,
+        layers[: config.num_layers],
         digest=model_digest(config, checkpoint),
         is_in_step=backend is not None,
         is_paged=paged,
         kv_dtype=torch.float8_e4m3fn if fp8_kv else None,
+        draft=_mtp_layer(weights, config, geometry, surroundings, layers[-1], paged=paged) if draft else None,
     )
 
 
@@ -111,10 +119,10 @@ def _compute_dtype(config: ModelConfig, device: torch.device, dtype: str | torch
     return DTYPES[name]
 
 
-def _is_wanted(name: str, config: ModelConfig, own_experts: set[int]) -> bool:
-    """Whether loading reads a tensor: multi-token prediction layers and other ranks' experts stay unread."""
-    layer = re.match(r"model\.layers\.(\d+)\.", name)
-    if layer and int(layer[1]) >= config.num_layers:
+def _is_wanted(name: str, layers: int, own_experts: set[int]) -> bool:
+    """Whether loading reads a tensor: further layers, copies and other ranks' experts stay unread."""
+    layer = re.match(r"model\.layers\.(\d+)\.(embed_tokens|shared_head\.head)?", name)
+    if layer and (int(layer[1]) >= layers or layer[2]):
         return False
     expert = re.search(r"\.experts\.(\d+)\.", name)
     return expert is None or int(expert[1]) in own_experts
@@ -153,10 +161,23 @@ def _attention(weights: Weights, prefix: str, config: ModelConfig) -> Attention:
     return GqaAttention(gqa, config, config.attention)
 
 
-def _geometry(config: ModelConfig) -> Geometry:
+def _mtp_layer(
+    weights: Weights,
+    config: ModelConfig,
+    geometry: Geometry,
+    surroundings: DecoderWeights,
+    layer: Layer,
+    *,
+    paged: bool,
+) -> MtpLayer:
+    own = MtpWeights.read(weights, f"model.layers.{config.num_layers}", config.hidden_size)
+    return MtpLayer(config, geometry, surroundings, own, layer, is_paged=paged)
+
+
+def _geometry(config: ModelConfig, layers: int) -> Geometry:
     if isinstance(config.attention, MlaConfig):
-        return MlaGeometry(config.attention, config.num_layers)
-    return GqaGeometry(config.attention, config.num_layers)
+        return MlaGeometry(config.attention, layers)
+    return GqaGeometry(config.attention, layers)
 
 
 def _mlp(weights: Weights, index: int, config: ModelConfig, share: ExpertShare) -> Mlp:

@@ -141,6 +141,17 @@ class MlaAttention:
         write_rows(pool, rows, entries)
         return q, entries
 
+    def write(self, x: Tensor, pool: Tensor, turns: Tensor, slots: Tensor, layer: int) -> None:
+        """Write the tokens' KV without attending.
+
+        x      [tokens, hidden], normalised
+        turns  [tokens, dim / 2] complex64
+        slots  [tokens] int64
+        """
+        entries = multiply(x, self._weights.first)[:, self._query_width :]
+        self._finish_entries(entries, turns)
+        write_rows(pool, mla_token_rows(slots, pool.shape[1], pool.shape[2])[layer], entries)
+
     def attend_prompts(self, q: Tensor, new: Tensor, pool: Tensor, step: PrefillStep, layer: int) -> Tensor:
         """Attend unabsorbed: [tokens, heads * v]."""
         return mla_prefill_attention(
@@ -182,13 +193,18 @@ class MlaAttention:
 
     def _project(self, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
         """Queries [tokens, heads, qk_head_dim] and cache entries [tokens, latent_dim], both rotated."""
-        weights, rank = self._weights, self._mla.kv_lora_rank
+        weights = self._weights
         first = multiply(x, weights.first)
         q, entries = first[:, : self._query_width], first[:, self._query_width :]
         if weights.q_norm is not None and weights.q_b is not None:
             q = multiply(rms_norm(q, weights.q_norm, LATENT_NORM_EPS), weights.q_b)
         q = q.view(x.shape[0], self._heads, -1)
-        rms_norm_(entries[:, :rank], weights.kv_norm, LATENT_NORM_EPS)
-        rope_interleaved_(entries[:, rank:], turns)
+        self._finish_entries(entries, turns)
         rope_interleaved_(q[..., self._mla.qk_nope_head_dim :], turns.unsqueeze(1))
         return q, entries
+
+    def _finish_entries(self, entries: Tensor, turns: Tensor) -> None:
+        """Normalise and rotate cache entries in place."""
+        rank = self._mla.kv_lora_rank
+        rms_norm_(entries[:, :rank], self._weights.kv_norm, LATENT_NORM_EPS)
+        rope_interleaved_(entries[:, rank:], turns)

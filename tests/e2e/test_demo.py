@@ -4,15 +4,24 @@ import json
 import shlex
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from tokenizers import Tokenizer
 
 from baton.bench.fleet import RunningFleet, running_fleet
 from baton.cli.answers import parse_chunk, text_of
 from baton.cli.fleet import FleetPlan, demo_request
 from baton.cli.fleet_messages import Address
+from baton.cli.main import DEMO_MODEL
 from baton.cli.sse import DONE, SseParser
+from baton.engine.models import load_model
+from baton.tools.demo.evaluate import server_answerer
+from baton.tools.demo.generator import exam, prompt_tokens
+from baton.tools.demo.tokenizer import EOS_ID, encode, encode_dialogue
+from support.driver import Driver
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +59,31 @@ def test_the_fleet_lists_its_workers(demo: RunningFleet) -> None:
     done = subprocess.run(["curl", "-s", f"{demo.url}/fleet"], capture_output=True, timeout=60, check=True)
 
     assert [worker["name"] for worker in json.loads(done.stdout)["workers"]] == ["prefill-0", "decode-0"]
+
+
+def test_its_answers_are_guessed_ahead_and_those_of_decoding_one_at_a_time(demo: RunningFleet) -> None:
+    tokenizer = Tokenizer.from_file(str(DEMO_MODEL / "tokenizer.json"))
+
+    def measure(text: str) -> int:
+        return len(encode(tokenizer, text))
+
+    dialogues = list(exam(11, 8, 50, 300, measure))
+    model = load_model(DEMO_MODEL)
+    ask = server_answerer(demo.url, "demo")
+    for dialogue in dialogues:
+        ids, _ = encode_dialogue(tokenizer, dialogue)
+        driver = Driver(model)
+        prompt = driver.sequence(ids[: prompt_tokens(dialogue, measure)])
+        [tokens] = driver.generate([prompt], 60)
+        assert ask(dialogue) == tokenizer.decode(tokens[: tokens.index(EOS_ID)])
+
+    metrics = urllib.request.urlopen(f"{demo.workers['decode-0']}/metrics", timeout=60).read().decode()
+    drafted, accepted = (
+        _counter(metrics, f"vllm:spec_decode_num_{kind}_tokens") for kind in ("draft", "accepted")
+    )
+    assert accepted > 0.8 * drafted > 0
+
+
+def _counter(metrics: str, name: str) -> float:
+    families = {family.name: family for family in text_string_to_metric_families(metrics)}
+    return sum(sample.value for sample in families[name].samples)

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from baton.engine.messages import Abort, AbortExternal, RequestDone, SamplingParams
 from baton.kvtransfer.service import LeaseEnd, PullFailure
-from support.fake_model import VOCABULARY, tokens_after
+from support.fake_model import VOCABULARY, FakeDraft, tokens_after
 from support.fake_transfer import FakeNetwork
 from support.fake_worker import REMOTE_DECODE, FakeWorker
 
@@ -28,12 +28,21 @@ class TwoWorkers(RuleBasedStateMachine):
     """Drives both workers by single events."""
 
     run_ahead = False
+    draft_tokens = 0
 
     def __init__(self) -> None:
         super().__init__()
         network = FakeNetwork()
         self.prefill, self.decode = (
-            FakeWorker(kind, blocks=blocks, max_num_seqs=3, network=network, run_ahead=self.run_ahead)
+            FakeWorker(
+                kind,
+                blocks=blocks,
+                max_num_seqs=3,
+                network=network,
+                layer=FakeDraft(0.7),
+                draft_tokens=self.draft_tokens,
+                run_ahead=self.run_ahead,
+            )
             for kind, blocks in (("prefill", 18), ("decode", 14))
         )
         self.submitted = 0
@@ -159,7 +168,15 @@ class TwoWorkersThatRunAhead(TwoWorkers):
     run_ahead = True
 
 
+class TwoGuessingWorkers(TwoWorkers):
+    """The same with guesses, of which most are right; the draft notices gaps in its own KV."""
+
+    draft_tokens = 2
+
+
 TestTwoWorkers = TwoWorkers.TestCase
 TestTwoWorkers.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestTwoWorkersThatRunAhead = TwoWorkersThatRunAhead.TestCase
 TestTwoWorkersThatRunAhead.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestTwoGuessingWorkers = TwoGuessingWorkers.TestCase
+TestTwoGuessingWorkers.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from baton.engine.config import Role, WorkerConfig
+from baton.engine.config import RanksConfig, Role, SpeculativeConfig, WorkerConfig
 from baton.engine.sizing import SizingError, engine_limits, pool_blocks
 from support.fake_model import CONFIG, FakeModel
 
@@ -43,3 +43,23 @@ def test_a_sequence_is_no_longer_than_the_pool_holds() -> None:
 def test_impossible_settings_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(SizingError, match=message):
         engine_limits(config(**changes), CONFIG, num_blocks=100)
+
+
+def test_a_decode_step_has_room_for_all_guesses() -> None:
+    drafting = config(max_num_seqs=8, speculative=SpeculativeConfig(tokens=2))
+
+    assert (drafting.draft_tokens, drafting.max_decode_rows) == (2, 24)
+    assert (config(max_num_seqs=8).draft_tokens, config(max_num_seqs=8).max_decode_rows) == (0, 8)
+    assert engine_limits(drafting, CONFIG, num_blocks=1000).draft_tokens == 2
+
+
+def test_ranks_do_not_draft() -> None:
+    with pytest.raises(ValueError, match="speculative cannot be used with ranks"):
+        config(ranks=RanksConfig(rank=0, size=2, port=1), speculative=SpeculativeConfig())
+
+
+def test_guessing_and_running_ahead_exclude_each_other() -> None:
+    assert config(device="cuda").runs_ahead
+    assert not config(device="cuda", speculative=SpeculativeConfig()).runs_ahead
+    with pytest.raises(ValueError, match="speculative cannot be used with run_ahead"):
+        config(run_ahead=True, speculative=SpeculativeConfig())

@@ -235,16 +235,24 @@ def _randomise(model: PreTrainedModel, generator: torch.Generator) -> None:
 def _mtp_tensors(
     tensors: dict[str, Tensor], settings: dict[str, Any], generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """One more MoE layer under the published names of the multi-token prediction layer."""
+    """One more MoE layer, unlike the others, under the names of the multi-token prediction layer."""
     hidden, last = settings["hidden_size"], settings["num_hidden_layers"] - 1
     source, target = f"model.layers.{last}.", f"model.layers.{last + 1}."
-    layer = {target + n.removeprefix(source): t.clone() for n, t in tensors.items() if n.startswith(source)}
+    layer = {
+        target + name.removeprefix(source): tensor.roll(1, 0)
+        for name, tensor in tensors.items()
+        if name.startswith(source)
+    }
+
+    def norm() -> Tensor:
+        return 1.0 + 0.1 * torch.randn(hidden, generator=generator)
+
     extra = {
-        "enorm.weight": torch.ones(hidden),
-        "hnorm.weight": torch.ones(hidden),
+        "enorm.weight": norm(),
+        "hnorm.weight": norm(),
         "eh_proj.weight": torch.randn(hidden, 2 * hidden, generator=generator) / math.sqrt(2 * hidden),
         "embed_tokens.weight": tensors["model.embed_tokens.weight"].clone(),
-        "shared_head.norm.weight": torch.ones(hidden),
+        "shared_head.norm.weight": norm(),
         "shared_head.head.weight": tensors["lm_head.weight"].clone(),
     }
     return {**layer, **{target + name: tensor for name, tensor in extra.items()}}

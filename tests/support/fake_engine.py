@@ -350,6 +350,9 @@ def stats() -> EngineStats:
         peers=[PEER],
         blocks=BLOCKS,
         expert_balance=ExpertBalance(measured=0.5, planned=0.875),
+        drafts=30,
+        draft_tokens=60,
+        accepted_tokens=[25, 20],
     )
 
 

@@ -6,6 +6,7 @@ that someone else wrote into gives an `AssertionError` or other tokens than `tok
 
 import random
 from collections.abc import Sequence as Ids
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -68,8 +69,10 @@ def tokens_after(prompt: Ids[int], count: int) -> list[int]:
 class FakeModel:
     """Implements `Model`; counts the tokens it was given to compute."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, layers: int = 1) -> None:
+        """A second layer is for a draft."""
         self.config = CONFIG
+        self._layers = layers
         self.prefilled_tokens = 0
         self.decode_sizes: list[int] = []
         self.broken_by: int | None = None
@@ -81,7 +84,7 @@ class FakeModel:
         return KvLayout(
             format=KvFormat.MLA,
             dtype="float32",
-            num_layers=1,
+            num_layers=self._layers,
             kv_heads=1,
             values_per_token=2,
             block_tokens=block_tokens,
@@ -89,7 +92,7 @@ class FakeModel:
         )
 
     def new_kv_pool(self, num_blocks: int, block_tokens: int) -> Tensor:
-        return torch.full((num_blocks, 1, block_tokens, 2), -1.0)
+        return torch.full((num_blocks, self._layers, block_tokens, 2), -1.0)
 
     def prefill(self, batch: PrefillBatch, kv: Tensor) -> Tensor:
         self.prefilled_tokens += len(batch.token_ids)
@@ -116,6 +119,16 @@ class FakeModel:
         rows = [self._logits(batch.block_tables[row], lengths[row], kv) for row in range(live)]
         return torch.tensor(rows + [[0.0] * VOCABULARY] * (size - live))
 
+    def prefill_states(self, batch: PrefillBatch, kv: Tensor) -> Tensor:
+        """A token's state is its logits."""
+        return self.prefill(replace(batch, logit_rows=torch.arange(len(batch.token_ids))), kv)
+
+    def decode_states(self, batch: DecodeBatch, kv: Tensor) -> Tensor:
+        return self.decode(batch, kv)[: batch.live]
+
+    def logits(self, states: Tensor) -> Tensor:
+        return states
+
     def _write(self, token_ids: Tensor, positions: Tensor, slots: Tensor, kv: Tensor) -> None:
         if self.broken_by is not None and self.broken_by in token_ids:
             raise RuntimeError("the model broke")
@@ -129,3 +142,37 @@ class FakeModel:
         if self.blinded_by is not None and self.blinded_by in history:
             return [float("nan")] * VOCABULARY
         return logits_after(history)
+
+
+class FakeDraft:
+    """Implements `DraftLayer` in layer 1 of a `FakeModel`'s pool: each slot holds the token after its place.
+
+    `skill` of its guesses are those that the model will make, the others come from other logits.
+    """
+
+    def __init__(self, skill: float) -> None:
+        self._skill = skill
+
+    def write(self, token_ids: Tensor, positions: Tensor, slots: Tensor, states: Tensor, kv: Tensor) -> None:
+        assert len(token_ids) == len(positions) == len(slots) == len(states)
+        block_tokens = kv.shape[2]
+        kv[slots // block_tokens, 1, slots % block_tokens] = torch.stack([token_ids, positions], -1).float()
+
+    def predict(self, batch: DecodeBatch, states: Tensor, kv: Tensor) -> tuple[Tensor, Tensor]:
+        live = batch.live
+        self.write(batch.token_ids[:live], batch.positions[:live], batch.slots[:live], states, kv)
+        rows = [
+            self.logits(self._history(batch.block_tables[row], int(batch.context_lens[row]), kv))
+            for row in range(live)
+        ]
+        return torch.tensor(rows), states
+
+    def logits(self, history: list[int]) -> list[float]:
+        """What it thinks comes next."""
+        is_right = random.Random(repr(history)).random() < self._skill
+        return logits_after(history if is_right else [*history, 0])
+
+    def _history(self, table: Tensor, length: int, kv: Tensor) -> list[int]:
+        first, entries = kv[table[0].long(), 0, 0, 0], kv[table.long(), 1].reshape(-1, 2)[:length]
+        assert entries[:, 1].tolist() == list(range(length)), "the draft's KV has gaps"
+        return [int(first), *(int(token) for token in entries[:, 0])]

@@ -6,6 +6,7 @@ After every turn the self-check runs and offered blocks are compared with what w
 """
 
 from collections.abc import Sequence as Ids
+from typing import cast
 
 import torch
 
@@ -27,8 +28,10 @@ from baton.engine.messages import (
     StepOutputs,
 )
 from baton.engine.models import Model
-from baton.engine.runner import LaunchedStep, ModelRunner
+from baton.engine.runner import Flight, ModelRunner, StepRunner
 from baton.engine.scheduler import Scheduler
+from baton.engine.speculation.draft import DraftLayer
+from baton.engine.speculation.runner import Chain, DraftingModel, SpeculativeRunner, Stagings
 from baton.engine.staging import DecodeStaging, PrefillStaging
 from baton.engine.step import Step
 from baton.engine.threads import ComputeThreads
@@ -83,11 +86,11 @@ class FakeClock:
 class CheckedRunner:
     """Runs steps after checking that they are consistent: a copy's target belongs to someone."""
 
-    def __init__(self, runner: ModelRunner) -> None:
+    def __init__(self, runner: StepRunner) -> None:
         self._runner = runner
         self.scheduler: Scheduler | None = None
 
-    def launch(self, step: Step) -> LaunchedStep:
+    def launch(self, step: Step) -> Flight:
         assert self.scheduler is not None
         held = {block for blocks in self.scheduler.holders() for block in blocks}
         targets = [copy.target for copy in step.copies]
@@ -115,8 +118,11 @@ class FakeWorker:
         listener: BlockListener | None = None,
         model: Model | None = None,
         run_ahead: bool = False,
+        layer: DraftLayer | None = None,
+        draft_tokens: int = 0,
     ) -> None:
-        self.model = FakeModel()
+        """With `draft_tokens`, `layer` guesses from the states of `model`."""
+        self.model = FakeModel(layers=2 if draft_tokens else 1)
         """Counts what is computed, unless another model runs."""
         model = model or self.model
         self.kv = model.new_kv_pool(blocks + 1, block_tokens)
@@ -127,14 +133,15 @@ class FakeWorker:
         self.service.start(self.inbox.hear)
         cache = KvCache(self.pool, block_tokens, prefix_cache=prefix_cache)
         limits = Limits(
-            max_model_len=min(256, blocks * block_tokens),
+            max_model_len=min(model.config.max_position_embeddings, blocks * block_tokens),
             vocab_size=model.config.vocab_size,
             max_num_seqs=max_num_seqs,
             max_batched_tokens=max_batched_tokens,
             max_waiting=max_waiting,
+            draft_tokens=draft_tokens,
         )
         self.scheduler = self._scheduler(kind, limits, cache)
-        runner = CheckedRunner(self._runner_of(model, self.kv, limits, block_tokens))
+        runner = CheckedRunner(runner_of(model, layer, self.kv, limits, block_tokens))
         runner.scheduler = self.scheduler
         self.loop = EngineLoop(
             scheduler=self.scheduler,
@@ -147,18 +154,6 @@ class FakeWorker:
             publish=lambda: None,
             run_ahead=run_ahead,
         )
-
-    @staticmethod
-    def _runner_of(model: Model, kv: torch.Tensor, limits: Limits, block_tokens: int) -> ModelRunner:
-        decode_staging = DecodeStaging(
-            max_rows=limits.max_num_seqs,
-            max_blocks=-(-limits.max_model_len // block_tokens),
-            block_tokens=block_tokens,
-            device=torch.device("cpu"),
-            bucket_of=Buckets(default_bucket_sizes(limits.max_num_seqs)),
-        )
-        prefill_staging = PrefillStaging(limits.max_batched_tokens, block_tokens, torch.device("cpu"))
-        return ModelRunner(model, kv, prefill_staging, decode_staging, ComputeThreads(1, 1))
 
     def _scheduler(self, kind: str, limits: Limits, cache: KvCache) -> Scheduler:
         if kind == "decode":
@@ -242,6 +237,31 @@ class FakeWorker:
     @property
     def in_use(self) -> int:
         return self.pool.counts().in_use
+
+
+def runner_of(
+    model: Model, layer: DraftLayer | None, kv: torch.Tensor, limits: Limits, block_tokens: int
+) -> StepRunner:
+    """Return the runner that an engine with these limits has, on a CPU."""
+    rows = limits.max_num_seqs * (1 + limits.draft_tokens)
+
+    def decode_staging() -> DecodeStaging:
+        return DecodeStaging(
+            max_rows=rows,
+            max_blocks=-(-limits.max_model_len // block_tokens),
+            block_tokens=block_tokens,
+            device=torch.device("cpu"),
+            bucket_of=Buckets(default_bucket_sizes(rows)),
+        )
+
+    prompts = PrefillStaging(limits.max_batched_tokens, block_tokens, torch.device("cpu"))
+    threads = ComputeThreads(1, 1)
+    if not limits.draft_tokens:
+        return ModelRunner(model, kv, prompts, decode_staging(), threads)
+    assert layer is not None
+    stagings = Stagings(prompts, decode_staging(), decode_staging())
+    chain = Chain(limits.draft_tokens, limits.max_model_len)
+    return SpeculativeRunner(cast(DraftingModel, model), layer, kv, stagings, chain=chain, threads=threads)
 
 
 def hand_over(prefill: FakeWorker, request_id: str, prompt: Ids[int]) -> KvTransferParams:

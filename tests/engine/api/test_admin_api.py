@@ -102,6 +102,11 @@ async def test_metrics_carry_the_names_that_routers_scrape(served: Served) -> No
     assert value("vllm:time_to_first_token_seconds_count") == 1
     assert value("vllm:inter_token_latency_seconds_count") == 2
     assert value("vllm:request_success_total", finished_reason="length") == 1
+    assert value("vllm:spec_decode_num_drafts_total") == 30
+    assert value("vllm:spec_decode_num_draft_tokens_total") == 60
+    assert value("vllm:spec_decode_num_accepted_tokens_total") == 45
+    assert value("vllm:spec_decode_num_accepted_tokens_per_pos_total", position="1") == 20
+    assert value("baton_draft_acceptance") == 0.75
     assert value("baton_blocks", state="free") == 60
     assert value("baton_pulls_failed_total", reason="checksum") == 9
     assert value("baton_expert_balancedness", when="measured") == 0.5
