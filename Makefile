@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 EXTRAS := worker,ucx,test
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test lint types pytest format bench-engine bench-ep bench-gpu bench-handover bench-kvtransfer bench-proxy bench-routing constraints clean
+.PHONY: help venv serve test lint types pytest format bench-engine bench-ep bench-gpu bench-guesses bench-handover bench-kvtransfer bench-proxy bench-routing constraints clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## (.*)/\1\t\2/' | expand -t 20
@@ -41,6 +41,9 @@ bench-engine: venv  ## the engine beside vLLM's CPU build, both checkpoints; ARG
 
 bench-ep: venv  ## dispatch and combine beside bare collectives, and what overlapping two halves of a step saves
 	$(BIN)/python -P -m baton.bench.ep $(ARGS)
+
+bench-guesses: venv  ## the demo model with and without guessing ahead; ARGS="--tokens 1 2 3" for chains of several
+	$(BIN)/python -P -m baton.bench.guesses $(ARGS)
 
 bench-handover: venv  ## hand-over time, decode and prefill speed over real NIXL; exit status: target held
 	$(BIN)/python -P -m baton.bench.handover $(ARGS)

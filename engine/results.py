@@ -90,7 +90,7 @@ class StepResults:
 
     def _append_all(self, sequence: Sequence, draw: Draw) -> None:
         """Append a draw and what it has in `then`, whose KV was computed in the same step."""
-        scheduler, checked = self._scheduler, len(sequence.drafts)
+        scheduler, guessed = self._scheduler, sequence.drafts
         taken, finish = [draw], self._append(sequence, draw)
         for following in draw.then:
             if finish is not None:
@@ -99,8 +99,9 @@ class StepResults:
             scheduler.cache.publish(sequence)
             taken.append(following)
             finish = self._append(sequence, following)
-        if checked:
-            scheduler.counters.count_drafts(checked, len(taken) - 1)
+        if guessed:
+            right = sum(t.token_id == guess for t, guess in zip(taken, guessed, strict=False))
+            scheduler.counters.count_drafts(len(guessed), right)
         sequence.drafts = list(draw.drafts)
         self._outputs.append(
             tokens_output(sequence, [t.token_id for t in taken], [t.logprob for t in taken], finish)

@@ -64,12 +64,15 @@ def test_never_a_token_too_many(count: int) -> None:
 def test_a_stop_token_among_right_guesses_ends_the_answer(place: int) -> None:
     expected = tokens_after(PROMPTS[3], 8)
     stop = expected[place]
-    worker = drafting(3)
+    worker = drafting(3, block_tokens=32)
     sampling = SamplingParams(max_tokens=20, temperature=0.0, stop_token_ids=(stop,))
     worker.submit("r", PROMPTS[3], sampling=sampling)
     worker.run()
 
     assert worker.tokens_of("r") == expected[: expected.index(stop) + 1]
+    counters = worker.scheduler.counters
+    at = expected.index(stop)
+    assert sum(counters.accepted_tokens.values()) == at - at // 4, "every fourth token is not guessed"
     last = worker.outputs_of("r")[-1]
     assert (last.finish, last.stop_token_id) == (FinishReason.STOP, stop)
     assert worker.in_use == 0
