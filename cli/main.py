@@ -89,7 +89,7 @@ def up(
     prefill, decode = prefill * (prefill_ranks or 1), decode * (decode_ranks or 1)
     fair_share = max((os.cpu_count() or 1) // (prefill + decode), 1)
     worker_flags = ["--threads", str(threads or fair_share)]
-    if model == DEMO_MODEL and not any(groups.values()):
+    if model == DEMO_MODEL and prefill_ranks is decode_ranks is None:
         worker_flags += ["--set", "speculative.method=mtp"]
     worker_flags += ["--config", str(worker_config)] if worker_config else []
     plan = FleetPlan(
