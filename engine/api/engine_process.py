@@ -5,7 +5,7 @@ that happens, so the child can end too. It runs in a session of its own, because
 must reach the frontend alone, which drains before it ends the engine.
 
 Its compute threads sleep while they wait for each other. By default they spin, and where anything else wants
-a core, a thread that spins keeps it from the very thread it waits for; asleep, they cost nothing measurable.
+a core, a thread that spins keeps it from the very thread it waits for (`docs/engine-speed.md`).
 """
 
 import asyncio
