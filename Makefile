@@ -29,8 +29,8 @@ lint: venv  ## ruff: rules and format
 types: venv  ## mypy, strict, over the whole package
 	$(BIN)/mypy
 
-pytest: venv  ## the test suite alone; ARGS="tests/proxy -x" narrows it
-	$(BIN)/pytest $(ARGS)
+pytest: venv  ## the test suite alone, a file at a time on each core; ARGS="tests/proxy -x" narrows it
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 format: venv  ## rewrite the sources as ruff would have them
 	$(BIN)/ruff check --fix .
