@@ -88,10 +88,10 @@ def up(
     groups = {ChildKind.PREFILL: (prefill, prefill_ranks), ChildKind.DECODE: (decode, decode_ranks)}
     prefill, decode = prefill * (prefill_ranks or 1), decode * (decode_ranks or 1)
     fair_share = max((os.cpu_count() or 1) // (prefill + decode), 1)
-    worker_flags = ["--threads", str(threads or fair_share)]
-    if model == DEMO_MODEL and prefill_ranks is decode_ranks is None:
-        worker_flags += ["--set", "speculative.method=mtp"]
-    worker_flags += ["--config", str(worker_config)] if worker_config else []
+    has_ranks = any(ranks is not None for _, ranks in groups.values())
+    settings = [f"drain_grace_s={drain_s}", *(set_ or [])]
+    if model == DEMO_MODEL and not has_ranks:
+        settings.insert(0, "speculative.method=mtp")
     plan = FleetPlan(
         model=str(model),
         served_model_name=served_model_name or model.resolve().name,
@@ -104,7 +104,11 @@ def up(
             for kind, (count, ranks) in groups.items()
             if ranks is not None
         },
-        worker_flags=(*worker_flags, *_repeat("--set", [f"drain_grace_s={drain_s}", *(set_ or [])])),
+        worker_flags=(
+            *("--threads", str(threads or fair_share)),
+            *(("--config", str(worker_config)) if worker_config else ()),
+            *_repeat("--set", settings),
+        ),
         proxy_flags=_repeat(
             "--set", [f"drain_grace_s={drain_s}", f"processes={proxy_processes}", *(proxy_set or [])]
         ),
