@@ -1,9 +1,11 @@
-"""A port of the loopback address that nobody uses now, for children that must agree on one beforehand."""
+"""Ports of the loopback address that nobody uses now, for children that must agree on some beforehand."""
 
+import contextlib
 import socket
 
 
-def free_port() -> int:
-    """Return it; somebody else may still take it before the children do."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+def free_ports(count: int) -> tuple[int, ...]:
+    """Return different ones; somebody else may still take one before the children do."""
+    with contextlib.ExitStack() as held:
+        servers = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return tuple(int(server.getsockname()[1]) for server in servers)

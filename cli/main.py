@@ -79,7 +79,7 @@ def up(
     """Start a proxy with its prefill and decode workers on this host."""
     from .fleet import FleetPlan
     from .fleet_messages import ChildKind
-    from .free_port import free_port
+    from .free_port import free_ports
     from .screen import choose_screen
     from .up import up as run_fleet
 
@@ -89,7 +89,8 @@ def up(
     prefill, decode = prefill * (prefill_ranks or 1), decode * (decode_ranks or 1)
     fair_share = max((os.cpu_count() or 1) // (prefill + decode), 1)
     has_ranks = any(ranks is not None for _, ranks in groups.values())
-    settings = [f"drain_grace_s={drain_s}", *(set_ or [])]
+    drain = f"drain_grace_s={drain_s}"
+    settings = [drain, *(set_ or [])]
     if model == DEMO_MODEL and not has_ranks:
         settings.insert(0, "speculative.method=mtp")
     plan = FleetPlan(
@@ -99,19 +100,13 @@ def up(
         port=port,
         prefill=prefill,
         decode=decode,
-        group_ports={
-            kind: tuple(free_port() for _ in range(count))
-            for kind, (count, ranks) in groups.items()
-            if ranks is not None
-        },
+        group_ports={kind: free_ports(count) for kind, (count, ranks) in groups.items() if ranks is not None},
         worker_flags=(
             *("--threads", str(threads or fair_share)),
             *(("--config", str(worker_config)) if worker_config else ()),
             *_repeat("--set", settings),
         ),
-        proxy_flags=_repeat(
-            "--set", [f"drain_grace_s={drain_s}", f"processes={proxy_processes}", *(proxy_set or [])]
-        ),
+        proxy_flags=_repeat("--set", [drain, f"processes={proxy_processes}", *(proxy_set or [])]),
     )
     raise typer.Exit(run_fleet(plan, choose_screen(json_events=json_events), drain_s=drain_s))
 
