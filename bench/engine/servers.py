@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from ...cli.children import die_with_parent
-from ...cli.free_port import free_port
+from ...cli.free_port import free_ports
 from .peer import vllm_command, vllm_environment
 from .workload import SERVED_NAME
 
@@ -75,7 +75,7 @@ def running_worker(role: str, model: Path, log: Path, *flags: str) -> Iterator[S
 @contextlib.contextmanager
 def running_vllm(venv: Path, model: Path, log: Path) -> Iterator[Server]:
     """Run vLLM's own server."""
-    port = free_port()
+    port = free_ports(1)[0]
     with started(vllm_command(venv, model, port), log, vllm_environment(), talks=False) as process:
         server = Server("vllm", f"http://127.0.0.1:{port}", process.pid)
         _wait_until_healthy(server, log)
@@ -89,7 +89,7 @@ def kept_vllm(venv: Path, model: Path, folder: Path) -> Server:
         server = msgspec.json.decode(note.read_bytes(), type=Server)
         if is_healthy(server.url):
             return server
-    port = free_port()
+    port = free_ports(1)[0]
     with log.open("w") as file:
         process = subprocess.Popen(
             vllm_command(venv, model, port),
