@@ -6,7 +6,6 @@ captured graph needs; on a CPU the model reads the host buffers themselves. Call
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -138,7 +137,7 @@ class DecodeStaging:
             continued = self._continued(sequences)
             token_ids = [sequence.tokens[-1] for sequence in sequences]
             places = [sequence.num_computed for sequence in sequences]
-            batch = replace(self._pack(sequences, token_ids, places), continued=continued)
+            batch = self._pack(sequences, token_ids, places, continued)
             if follows is not None:
                 assert drawn is not None
                 self._take_drawn(batch.token_ids[: batch.live], follows, drawn)
@@ -156,7 +155,13 @@ class DecodeStaging:
             batch.token_ids[:live].copy_(token_ids)
             return batch
 
-    def _pack(self, sequences: list[Sequence], token_ids: list[int], places: list[int]) -> DecodeBatch:
+    def _pack(
+        self,
+        sequences: list[Sequence],
+        token_ids: list[int],
+        places: list[int],
+        continued: list[bool] | None = None,
+    ) -> DecodeBatch:
         live = len(sequences)
         widest = self._stage_tables(sequences)
         positions = np.array(places, np.int64)
@@ -175,14 +180,16 @@ class DecodeStaging:
             block_tables=self._tables.rows(size, self._static_width or _rounded_up(widest, self._tables)),
             context_lens=self._context_lens.rows(size),
             live=live,
+            continued=continued,
         )
 
-    def _continued(self, sequences: list[Sequence]) -> list[bool]:
+    def _continued(self, sequences: list[Sequence]) -> list[bool] | None:
+        if self._static_width is not None:
+            return None  # a GPU reads the pool
+        positions = self._positions.host[: len(sequences)].tolist()
         return [
             blocks is sequence.blocks and position + 1 == sequence.num_computed
-            for blocks, position, sequence in zip(
-                self._staged, self._positions.host.tolist(), sequences, strict=False
-            )
+            for blocks, position, sequence in zip(self._staged, positions, sequences, strict=False)
         ]
 
     def _take_drawn(self, token_ids: Tensor, follows: list[int | None], drawn: Tensor) -> None:
