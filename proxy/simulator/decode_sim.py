@@ -28,6 +28,8 @@ class DecodeSim:
         self.cache = BlockCache(model.decode.kv_tokens // model.block_tokens)
         self.waiting: deque[Job] = deque()
         self.prefilling: deque[Job] = deque()
+        self.riding: tuple[Job, int] | None = None
+        """The prompt that the step under way computes a part of, and how many tokens of it."""
         self.joining: list[Job] = []
         self.fresh: list[Job] = []
         """In the batch, without a token yet."""
@@ -48,23 +50,25 @@ class DecodeSim:
         job.decode_lease = lease
         return True
 
-    def chunk(self) -> int:
-        """Return how many prompt tokens ride along with the next step."""
-        if not self.prefilling:
-            return 0
-        job = self.prefilling[0]
-        return min(self.model.decode.prefill_budget_tokens, job.prompt_tokens - job.computed_tokens)
+    def board(self) -> None:
+        """Have the next step compute what it can of the first prompt that waits for it."""
+        self.riding = None
+        if self.prefilling:
+            job = self.prefilling[0]
+            left = job.prompt_tokens - job.computed_tokens
+            self.riding = job, min(self.model.decode.prefill_budget_tokens, left)
 
     def step_s(self) -> float:
-        """Return how long the next step would take here."""
-        model, rows, chunk = self.model.decode, len(self.batch), self.chunk()
-        if not rows and not chunk:
+        """Return how long a step takes here as things are."""
+        model, rows = self.model.decode, len(self.batch)
+        if not rows and self.riding is None:
             return 0.0
         seconds = model.step_base_s + model.row_s * model.padded(rows)
         seconds += model.experts_s * model.experts_used(rows) + model.context_token_s * self.context_tokens
-        if chunk:
-            before = self.prefilling[0].computed_tokens
-            seconds += model.prefill_token_s * chunk + model.prefill_pair_s * chunk * (before + chunk / 2)
+        if self.riding is not None:
+            job, chunk = self.riding
+            pairs = chunk * (job.computed_tokens + chunk / 2)
+            seconds += model.prefill_token_s * chunk + model.prefill_pair_s * pairs
         return seconds
 
 
@@ -89,7 +93,6 @@ class LockstepGroup:
         self._leap: _Leap | None = None
         self._between_leaps = False
         self._order = count()
-        self.busy_s = 0.0
 
     def changed(self, now: float) -> None:
         """A member has someone joining or prefilling: take it in at the next step's boundary."""
@@ -103,12 +106,13 @@ class LockstepGroup:
     def _start_leap(self, now: float) -> None:
         for member in self.members:
             self._take_in(member)
+            member.board()
         slowest = max(self.members, key=DecodeSim.step_s)
         first_s = slowest.step_s()
         if not first_s:
             self._leap = None
             return
-        watched = any(member.prefilling or member.fresh for member in self.members)
+        watched = any(member.riding or member.fresh for member in self.members)
         steps = 1 if watched else LONGEST_LEAP
         for member in self.members:
             if member.batch:
@@ -134,7 +138,6 @@ class LockstepGroup:
             return
         self._step += steps
         self._leap = None
-        self.busy_s += now - leap.started_at
         self._between_leaps = True
         for member in self.members:
             self._end_steps(member, steps, now)
@@ -153,10 +156,10 @@ class LockstepGroup:
             member.context_tokens -= job.prompt_tokens + job.request.output_tokens
             job.finished_at = now
             self._finished(job, now)
-        chunk = member.chunk()
-        if chunk:
+        if member.riding is not None:
+            # Not who was taken in since the step began: nothing of that one was computed.
+            job, chunk = member.riding
             member.computed_tokens += chunk
-            job = member.prefilling[0]
             job.computed_tokens += chunk
             if job.computed_tokens == job.prompt_tokens:
                 member.prefilling.popleft()

@@ -5,7 +5,10 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
+from baton.proxy.routing.fleet import Fleet
+from baton.proxy.routing.policy import Decision
 from baton.proxy.routing.policy_file import DEFAULTS, build_policy, memory_for
+from baton.proxy.routing.view import RequestView
 from baton.proxy.simulator.engine_model import DecodeModel, EngineModel
 from baton.proxy.simulator.job import Job
 from baton.proxy.simulator.outcome import Objective, judge, tpot_s, ttft_s
@@ -42,6 +45,28 @@ def test_a_lone_request_takes_exactly_what_the_model_says() -> None:
 
     assert ttft_s(job) == pytest.approx(2 * MODEL.leg_s + prefill_s + transfer_s + steps_s[0])
     assert tpot_s(job) == pytest.approx(sum(steps_s[1:]) / 99)
+
+
+class OnDecode:
+    """Leaves every prompt to the decode worker."""
+
+    def decide(self, request: RequestView, fleet: Fleet, now: float) -> Decision:
+        return Decision(fleet.pool(request.model).decode[0], None)
+
+
+def test_no_prompt_is_computed_by_a_step_that_began_without_it() -> None:
+    trace = [
+        TraceRequest(at_s=number / 37, prompt_tokens=400, output_tokens=5, keys=()) for number in range(200)
+    ]
+    # Room for two at a time: most are taken in when another ends, which is when a step ends.
+    tight = msgspec.structs.replace(MODEL, decode=DecodeModel(kv_tokens=1024))
+    memory = memory_for(DEFAULTS["pair_cost"], now=0.0)
+    jobs = Simulation(FleetSize(1, 1), tight, OnDecode(), memory, seed=7).run(trace)
+    model = tight.decode
+    least_s = model.step_base_s + model.prefill_token_s * 400 + model.prefill_pair_s * 400**2 / 2
+
+    for job in jobs:
+        assert job.prefilled_at - job.taken_up_at >= least_s - 1e-9
 
 
 def test_a_second_turn_computes_only_what_is_new() -> None:
