@@ -15,17 +15,11 @@ from .by_leg import ByLeg, Terms, requests_in_flight
 from .fleet import Worker
 from .memory import IndexConfig, RoutingMemory
 from .observer import Leg
+from .policy import PolicyConfig
 from .view import RequestView
 
 
-class CacheAwareConfig(
-    msgspec.Struct,
-    frozen=True,
-    kw_only=True,
-    forbid_unknown_fields=True,
-    tag_field="policy",
-    tag="cache_aware",
-):
+class CacheAwareConfig(PolicyConfig, frozen=True, kw_only=True, tag="cache_aware"):
     """Settings of `cache_aware`; the defaults are SGLang's."""
 
     cache_threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.3

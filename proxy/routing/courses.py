@@ -11,26 +11,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from .fleet import Fleet, Worker
-from .least_loaded import LeastLoadedConfig
 from .load import WorkerFacts
 from .memory import RoutingMemory
 from .observer import Leg
-from .policy import Decision, Policy
-from .policy_file import (
-    LeastTokensConfig,
-    PolicyConfig,
-    RoundRobinConfig,
-    build_policy,
-    dump_policy,
-    may_keep_memory,
-    memory_for,
-)
-from .power_of_two import PowerOfTwoConfig
-from .random_choice import RandomConfig
+from .policy import Decision, Policy, PolicyConfig
+from .policy_file import build_policy, dump_policy, learns, may_keep_memory, memory_for
 from .view import RequestView
-
-FORGETFUL = (RoundRobinConfig, RandomConfig, LeastLoadedConfig, LeastTokensConfig, PowerOfTwoConfig)
-"""Policies that read no memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +45,7 @@ class Course:
     version: str
     """Its name and a digest of all of its settings."""
     learns: bool
+    """Whether its memory is fed: it reads it, or its shadow does."""
     decisions: int = 0
 
 
@@ -111,14 +98,19 @@ class Courses:
     def put(self, place: Place, course: Course) -> None:
         """Have it in force from now on."""
         if place.shadow:
-            self.shadow, self.shadow_counts = course, ShadowCounts()
+            self._shadow_with(course)
+            self.shadow_counts = ShadowCounts()
         elif place.model is not None:
             self._by_model[place.model] = course
         else:
             self.default = course
             if self.shadow is not None:
                 shadow = self.shadow
-                self.shadow = self._open(shadow.source, shadow.config, 0.0, course.memory)
+                self._shadow_with(self._open(shadow.source, shadow.config, 0.0, course.memory))
+
+    def _shadow_with(self, shadow: Course) -> None:
+        self.shadow = shadow
+        self.default.learns |= shadow.learns  # what they share is fed as what it shadows
 
     def in_force(self) -> list[tuple[Place, Course]]:
         """Return all of them."""
@@ -244,7 +236,7 @@ class Courses:
             policy=build_policy(config, memory),
             memory=memory,
             version=version_of(config),
-            learns=not isinstance(config, FORGETFUL),
+            learns=learns(config),
         )
 
 

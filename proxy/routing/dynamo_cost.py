@@ -14,17 +14,11 @@ from .by_leg import ByLeg, Terms
 from .fleet import Worker
 from .memory import IndexConfig, RoutingMemory
 from .observer import Leg
+from .policy import PolicyConfig
 from .view import RequestView
 
 
-class DynamoCostConfig(
-    msgspec.Struct,
-    frozen=True,
-    kw_only=True,
-    forbid_unknown_fields=True,
-    tag_field="policy",
-    tag="dynamo_cost",
-):
+class DynamoCostConfig(PolicyConfig, frozen=True, kw_only=True, tag="dynamo_cost"):
     """Settings of `dynamo_cost`; the defaults are Dynamo's."""
 
     overlap_credit: Annotated[float, msgspec.Meta(ge=0)] = 1.0

@@ -2,22 +2,14 @@
 
 from collections.abc import Sequence
 
-import msgspec
-
 from .by_leg import ByLeg, Terms, requests_in_flight
 from .fleet import Worker
 from .observer import Leg
+from .policy import PolicyConfig
 from .view import RequestView
 
 
-class LeastLoadedConfig(
-    msgspec.Struct,
-    frozen=True,
-    kw_only=True,
-    forbid_unknown_fields=True,
-    tag_field="policy",
-    tag="least_loaded",
-):
+class LeastLoadedConfig(PolicyConfig, frozen=True, kw_only=True, tag="least_loaded"):
     """Settings of `least_loaded`."""
 
     seed: int = 0

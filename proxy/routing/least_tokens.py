@@ -1,8 +1,12 @@
 """The worker with the fewest tokens in flight, per role: prompt tokens for prefill, all tokens for decode."""
 
 from .fleet import Fleet, Worker
-from .policy import Decision, candidates, partners
+from .policy import Decision, PolicyConfig, candidates, partners
 from .view import RequestView
+
+
+class LeastTokensConfig(PolicyConfig, frozen=True, kw_only=True, tag="least_tokens"):
+    """Settings of `least_tokens`: none."""
 
 
 class LeastTokens:

@@ -6,18 +6,15 @@ not there, be it to compute them or, on decode, to bring their KV.
 
 from collections.abc import Sequence
 
-import msgspec
-
 from .by_leg import ByLeg, Terms, requests_in_flight
 from .fleet import Worker
 from .memory import IndexConfig, RoutingMemory
 from .observer import Leg
+from .policy import PolicyConfig
 from .view import RequestView
 
 
-class LMetricConfig(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="policy", tag="lmetric"
-):
+class LMetricConfig(PolicyConfig, frozen=True, kw_only=True, tag="lmetric"):
     """Settings of `lmetric`."""
 
     seed: int = 0

@@ -39,6 +39,18 @@ class IndexConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Of more, the least recently used are forgotten; each takes some 300 bytes."""
 
 
+KV_BYTES_PER_TOKEN = 70_272.0
+"""Of the model that is assumed while nothing else is said: 61 layers of 576 two-byte values."""
+
+
+class MemorySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a memory goes by: two with the same learn the same."""
+
+    index: IndexConfig = IndexConfig()
+    rates: RateConfig = RateConfig()
+    kv_bytes_per_token: float = KV_BYTES_PER_TOKEN
+
+
 @dataclass(slots=True)
 class _Run:
     """Prompts that one worker answered without a pause between them.
@@ -86,7 +98,12 @@ class RoutingMemory:
     """Learns from every exchange; answers policies."""
 
     def __init__(
-        self, index: IndexConfig, rates: RateConfig, *, now: float, kv_bytes_per_token: float = 70_272.0
+        self,
+        index: IndexConfig,
+        rates: RateConfig,
+        *,
+        now: float,
+        kv_bytes_per_token: float = KV_BYTES_PER_TOKEN,
     ) -> None:
         self.index_config = index
         self.index = PrefixIndex(max_bytes=index.max_bytes, max_age_s=index.max_age_s, now=now)

@@ -26,9 +26,9 @@ from typing import Annotated
 import msgspec
 
 from .fleet import Fleet, Worker
-from .memory import IndexConfig, RoutingMemory
+from .memory import KV_BYTES_PER_TOKEN, IndexConfig, MemorySettings, RoutingMemory
 from .observer import Leg as Side
-from .policy import Decision, may_split
+from .policy import Decision, PolicyConfig, may_split
 from .pools import EXACT, PoolView, PoolViews
 from .prefix_index import PrefixMatch
 from .prices import DecodeTerms, Leg, Need, PrefillTerms, Scales, price_decode, price_prefill, work_scale
@@ -48,9 +48,7 @@ PAIRED = 3
 """So many of the cheapest of either leg are paired with each other."""
 
 
-class PairCostConfig(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="policy", tag="pair_cost"
-):
+class PairCostConfig(PolicyConfig, frozen=True, kw_only=True, tag="pair_cost"):
     """Settings of `pair_cost`."""
 
     scales: Scales = Scales()
@@ -66,10 +64,14 @@ class PairCostConfig(
     """What each probe in a row that went unanswered costs a worker."""
     session_cost_s: Annotated[float, msgspec.Meta(ge=0)] = 0.2
     """What it costs a request, on each leg, to leave the worker that served its session last."""
-    kv_bytes_per_token: Annotated[float, msgspec.Meta(gt=0)] = 70_272.0
-    """Size of one token's KV: 61 layers of 576 two-byte values."""
+    kv_bytes_per_token: Annotated[float, msgspec.Meta(gt=0)] = KV_BYTES_PER_TOKEN
+    """Size of one token's KV."""
     index: IndexConfig = IndexConfig()
     rates: RateConfig = RateConfig()
+
+    def memory_settings(self) -> MemorySettings:
+        """Return what its memory goes by."""
+        return MemorySettings(index=self.index, rates=self.rates, kv_bytes_per_token=self.kv_bytes_per_token)
 
 
 class _Offer:

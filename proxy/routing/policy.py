@@ -1,7 +1,7 @@
 """The interface of a routing policy, and the filter that all policies share.
 
 A policy is a small class with one method. It may keep state of its own (a counter, an index) but does no I/O
-and reads no clock. A new policy is one file, one test, and its settings in `policy_file.py`.
+and reads no clock. A new policy is one file, one test, and its line in `policy_file.py`.
 """
 
 from collections.abc import Sequence
@@ -28,6 +28,10 @@ class Decision(msgspec.Struct, frozen=True, eq=False):
 
     def __hash__(self) -> int:
         return hash((self.decode, self.prefill))
+
+
+class PolicyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="policy"):
+    """Settings of a policy; a subclass for each, tagged with its name."""
 
 
 class Policy(Protocol):

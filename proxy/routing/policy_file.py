@@ -7,8 +7,10 @@ A file that is not understood whole is refused with the path of the key that is 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import msgspec
 import yaml
@@ -16,63 +18,51 @@ import yaml
 from .cache_aware import CacheAware, CacheAwareConfig
 from .dynamo_cost import DynamoCost, DynamoCostConfig
 from .least_loaded import LeastLoaded, LeastLoadedConfig
-from .least_tokens import LeastTokens
+from .least_tokens import LeastTokens, LeastTokensConfig
 from .lmetric import LMetric, LMetricConfig
-from .memory import IndexConfig, RoutingMemory
+from .memory import MemorySettings, RoutingMemory
 from .pair_cost import PairCost, PairCostConfig
-from .policy import Policy
+from .policy import Policy, PolicyConfig
 from .power_of_two import PowerOfTwo, PowerOfTwoConfig
 from .random_choice import RandomChoice, RandomConfig
-from .rates import RateConfig
-from .round_robin import RoundRobin
+from .round_robin import RoundRobin, RoundRobinConfig
 from .scorers import Scorers, ScorersConfig
 
-
-class RoundRobinConfig(
-    msgspec.Struct,
-    frozen=True,
-    kw_only=True,
-    forbid_unknown_fields=True,
-    tag_field="policy",
-    tag="round_robin",
-):
-    """Settings of `round_robin`: none."""
+Config = TypeVar("Config", bound=PolicyConfig)
 
 
-class LeastTokensConfig(
-    msgspec.Struct,
-    frozen=True,
-    kw_only=True,
-    forbid_unknown_fields=True,
-    tag_field="policy",
-    tag="least_tokens",
-):
-    """Settings of `least_tokens`: none."""
+@dataclass(frozen=True, slots=True)
+class Entry(Generic[Config]):
+    """One policy: its settings, how it is built, and what it asks of the memory."""
+
+    config: type[Config]
+    build: Callable[[Config, RoutingMemory], Policy]
+    memory: Callable[[Config], MemorySettings] | None = None
+    """None: it reads none."""
 
 
-PolicyConfig = (
-    RoundRobinConfig
-    | RandomConfig
-    | LeastLoadedConfig
-    | LeastTokensConfig
-    | PowerOfTwoConfig
-    | CacheAwareConfig
-    | ScorersConfig
-    | DynamoCostConfig
-    | LMetricConfig
-    | PairCostConfig
+def _indexed(
+    config: CacheAwareConfig | DynamoCostConfig | LMetricConfig | PairCostConfig | ScorersConfig,
+) -> MemorySettings:
+    return MemorySettings(index=config.index)
+
+
+_ENTRIES: tuple[Entry[Any], ...] = (
+    Entry(RoundRobinConfig, lambda _, __: RoundRobin()),
+    Entry(RandomConfig, lambda config, _: RandomChoice(config)),
+    Entry(LeastLoadedConfig, lambda config, _: LeastLoaded(config)),
+    Entry(LeastTokensConfig, lambda _, __: LeastTokens()),
+    Entry(PowerOfTwoConfig, lambda config, _: PowerOfTwo(config)),
+    Entry(CacheAwareConfig, CacheAware, _indexed),
+    Entry(ScorersConfig, Scorers, _indexed),
+    Entry(DynamoCostConfig, DynamoCost, _indexed),
+    Entry(LMetricConfig, LMetric, _indexed),
+    Entry(PairCostConfig, PairCost, PairCostConfig.memory_settings),
 )
+"""Every policy. A new one is a line here."""
+_BY_CONFIG: dict[type[PolicyConfig], Entry[Any]] = {entry.config: entry for entry in _ENTRIES}
 DEFAULTS: dict[str, PolicyConfig] = {
-    "round_robin": RoundRobinConfig(),
-    "random": RandomConfig(),
-    "least_loaded": LeastLoadedConfig(),
-    "least_tokens": LeastTokensConfig(),
-    "power_of_two": PowerOfTwoConfig(),
-    "cache_aware": CacheAwareConfig(),
-    "scorers": ScorersConfig(),
-    "dynamo_cost": DynamoCostConfig(),
-    "lmetric": LMetricConfig(),
-    "pair_cost": PairCostConfig(),
+    str(entry.config.__struct_config__.tag): entry.config() for entry in _ENTRIES
 }
 """Every policy by name, with the settings that an empty file of it has."""
 
@@ -104,10 +94,9 @@ def parse_policy(text: str, source: str) -> PolicyConfig:
     if tree["policy"] not in list(DEFAULTS):
         raise PolicyFileError(f"{source}: policy: {tree['policy']!r} is none of {', '.join(DEFAULTS)}")
     try:
-        config: PolicyConfig = msgspec.convert(tree, PolicyConfig)
+        return msgspec.convert(tree, type(DEFAULTS[tree["policy"]]))
     except msgspec.ValidationError as error:
         raise PolicyFileError(f"{source}: {_path_first(str(error))}") from error
-    return config
 
 
 def dump_policy(config: PolicyConfig) -> str:
@@ -115,17 +104,17 @@ def dump_policy(config: PolicyConfig) -> str:
     return yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False)
 
 
+def learns(config: PolicyConfig) -> bool:
+    """Whether the policy reads a memory, which then is to be fed."""
+    return _BY_CONFIG[type(config)].memory is not None
+
+
 def memory_for(config: PolicyConfig, *, now: float) -> RoutingMemory:
     """Return a fresh memory with the settings that `config` has for it, or the defaults."""
-    match config:
-        case PairCostConfig():
-            return RoutingMemory(
-                config.index, config.rates, now=now, kv_bytes_per_token=config.kv_bytes_per_token
-            )
-        case CacheAwareConfig() | ScorersConfig() | DynamoCostConfig() | LMetricConfig():
-            return RoutingMemory(config.index, RateConfig(), now=now)
-        case _:
-            return RoutingMemory(IndexConfig(), RateConfig(), now=now)
+    settings = _memory_settings(config)
+    return RoutingMemory(
+        settings.index, settings.rates, now=now, kv_bytes_per_token=settings.kv_bytes_per_token
+    )
 
 
 def may_keep_memory(old: PolicyConfig, new: PolicyConfig) -> bool:
@@ -135,45 +124,12 @@ def may_keep_memory(old: PolicyConfig, new: PolicyConfig) -> bool:
 
 def build_policy(config: PolicyConfig, memory: RoutingMemory) -> Policy:
     """Return the policy that `config` describes, on top of `memory`."""
-    match config:
-        case CacheAwareConfig():
-            return CacheAware(config, memory)
-        case ScorersConfig():
-            return Scorers(config, memory)
-        case DynamoCostConfig():
-            return DynamoCost(config, memory)
-        case LMetricConfig():
-            return LMetric(config, memory)
-        case PairCostConfig():
-            return PairCost(config, memory)
-        case _:
-            return _without_memory(config)
+    return _BY_CONFIG[type(config)].build(config, memory)
 
 
-def _without_memory(
-    config: RoundRobinConfig | RandomConfig | LeastLoadedConfig | LeastTokensConfig | PowerOfTwoConfig,
-) -> Policy:
-    match config:
-        case RoundRobinConfig():
-            return RoundRobin()
-        case RandomConfig():
-            return RandomChoice(config)
-        case LeastLoadedConfig():
-            return LeastLoaded(config)
-        case LeastTokensConfig():
-            return LeastTokens()
-        case PowerOfTwoConfig():
-            return PowerOfTwo(config)
-
-
-def _memory_settings(config: PolicyConfig) -> tuple[IndexConfig, RateConfig, float | None]:
-    match config:
-        case PairCostConfig():
-            return config.index, config.rates, config.kv_bytes_per_token
-        case CacheAwareConfig() | ScorersConfig() | DynamoCostConfig() | LMetricConfig():
-            return config.index, RateConfig(), None
-        case _:
-            return IndexConfig(), RateConfig(), None
+def _memory_settings(config: PolicyConfig) -> MemorySettings:
+    settings_of = _BY_CONFIG[type(config)].memory
+    return settings_of(config) if settings_of is not None else MemorySettings()
 
 
 def _path_first(message: str) -> str:

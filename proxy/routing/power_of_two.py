@@ -3,22 +3,14 @@
 from collections.abc import Sequence
 from math import inf
 
-import msgspec
-
 from .by_leg import ByLeg, Terms, requests_in_flight
 from .fleet import Worker
 from .observer import Leg
+from .policy import PolicyConfig
 from .view import RequestView
 
 
-class PowerOfTwoConfig(
-    msgspec.Struct,
-    frozen=True,
-    kw_only=True,
-    forbid_unknown_fields=True,
-    tag_field="policy",
-    tag="power_of_two",
-):
+class PowerOfTwoConfig(PolicyConfig, frozen=True, kw_only=True, tag="power_of_two"):
     """Settings of `power_of_two`."""
 
     seed: int = 0

@@ -2,17 +2,14 @@
 
 from collections.abc import Sequence
 
-import msgspec
-
 from .by_leg import ByLeg, Terms
 from .fleet import Worker
 from .observer import Leg
+from .policy import PolicyConfig
 from .view import RequestView
 
 
-class RandomConfig(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="policy", tag="random"
-):
+class RandomConfig(PolicyConfig, frozen=True, kw_only=True, tag="random"):
     """Settings of `random`."""
 
     seed: int = 0

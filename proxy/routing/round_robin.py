@@ -3,8 +3,12 @@
 from collections.abc import Sequence
 
 from .fleet import Fleet, Worker
-from .policy import Decision, candidates, partners
+from .policy import Decision, PolicyConfig, candidates, partners
 from .view import RequestView
+
+
+class RoundRobinConfig(PolicyConfig, frozen=True, kw_only=True, tag="round_robin"):
+    """Settings of `round_robin`: none."""
 
 
 class RoundRobin:

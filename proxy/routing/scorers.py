@@ -17,6 +17,7 @@ from .by_leg import ByLeg, Terms, requests_in_flight
 from .fleet import Worker
 from .memory import IndexConfig, RoutingMemory
 from .observer import Leg
+from .policy import PolicyConfig
 from .view import RequestView
 
 
@@ -61,9 +62,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     )
 
 
-class ScorersConfig(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="policy", tag="scorers"
-):
+class ScorersConfig(PolicyConfig, frozen=True, kw_only=True, tag="scorers"):
     """Settings of `scorers`; the defaults are those that llm-d ships for prefill and decode."""
 
     prefill: Profile = Profile()

@@ -14,6 +14,8 @@ from typing import Annotated
 import msgspec
 import yaml
 
+from ..routing.memory import KV_BYTES_PER_TOKEN
+
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -76,8 +78,7 @@ class LinkModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     base_s: Seconds = 0.003
     bytes_per_s: Positive = 25e9
     """Of one worker's network card, either way."""
-    kv_bytes_per_token: Positive = 70_272.0
-    """61 layers of 576 two-byte values."""
+    kv_bytes_per_token: Positive = KV_BYTES_PER_TOKEN
 
 
 class EngineModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -9,6 +9,7 @@ from baton.proxy.routing.policy_file import (
     PolicyFileError,
     build_policy,
     dump_policy,
+    learns,
     load_policy_file,
     may_keep_memory,
     memory_for,
@@ -65,6 +66,16 @@ def test_what_was_learned_is_kept_while_index_and_priors_stay() -> None:
 
     assert may_keep_memory(old, parse_policy("policy: pair_cost\nscales: {wait: 2}", "b"))
     assert not may_keep_memory(old, parse_policy("policy: pair_cost\nindex: {chunk_bytes: 256}", "b"))
+
+
+def test_policies_that_say_the_same_of_the_memory_may_take_it_over_from_each_other() -> None:
+    learning = [name for name, config in DEFAULTS.items() if learns(config)]
+
+    assert learning == ["cache_aware", "scorers", "dynamo_cost", "lmetric", "pair_cost"]
+    for name in learning:
+        assert may_keep_memory(DEFAULTS[name], DEFAULTS["pair_cost"])
+    other_model = parse_policy("policy: pair_cost\nkv_bytes_per_token: 1000", "b")
+    assert not may_keep_memory(DEFAULTS["cache_aware"], other_model)
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
