@@ -26,14 +26,14 @@ class InFlight:
         self._cache.copies_done(step.copies)
         for sequence, tokens in step.computed():
             sequence.num_in_flight -= tokens
-        landed = [sequence for sequence in self._ended if not sequence.num_in_flight]
+        landed = [sequence for sequence in self._ended if not self._is_written(sequence)]
         for sequence in landed:
             self._ended.remove(sequence)
             self._cache.release(sequence)
 
     def let_go(self, sequence: Sequence) -> None:
         """Give the blocks of a sequence that ends back, now or when nothing in flight writes into them."""
-        if sequence.num_in_flight:
+        if self._is_written(sequence):
             self._ended.append(sequence)
         else:
             self._cache.release(sequence)
@@ -41,3 +41,6 @@ class InFlight:
     def holders(self) -> list[list[int]]:
         """Return the blocks of ended sequences that are still written."""
         return [sequence.blocks for sequence in self._ended]
+
+    def _is_written(self, sequence: Sequence) -> bool:
+        return sequence.num_in_flight > 0 or self._cache.awaits_copy(sequence)

@@ -23,7 +23,7 @@ class KvCache:
         self.block_tokens = block_tokens
         self._prefix_cache = prefix_cache
         self._copies: list[Copy] = []
-        self._sources_in_flight: list[int] = []
+        self._copies_in_flight: list[Copy] = []
 
     @property
     def capacity_tokens(self) -> int:
@@ -138,19 +138,33 @@ class KvCache:
     def take_copies(self) -> list[Copy]:
         """Return the copies to execute with the next step; their sources are held until `copies_done`."""
         copies, self._copies = self._copies, []
-        self._sources_in_flight += [copy.source for copy in copies]
+        self._copies_in_flight += copies
         return copies
 
     def copies_done(self, copies: list[Copy]) -> None:
         """Let go of the copies' sources."""
-        sources = [copy.source for copy in copies]
-        for source in sources:
-            self._sources_in_flight.remove(source)
-        self.pool.release(sources)
+        for copy in copies:
+            self._copies_in_flight.remove(copy)
+        self.pool.release([copy.source for copy in copies])
 
     def copy_sources(self) -> list[int]:
         """Return the blocks held for copies that were not executed yet."""
-        return [*self._sources_in_flight, *(copy.source for copy in self._copies)]
+        return [copy.source for copy in self._open_copies()]
+
+    def awaits_copy(self, sequence: Sequence) -> bool:
+        """Tell whether a copy into one of the sequence's blocks was not executed yet."""
+        return writes_into(self._open_copies(), sequence)
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the copies that were not executed yet; empty is sound."""
+        return [
+            f"block {copy.target} is to be copied into, but not by its one holder"
+            for copy in self._open_copies()
+            if not self.pool.is_writable(copy.target)
+        ]
+
+    def _open_copies(self) -> list[Copy]:
+        return [*self._copies_in_flight, *self._copies]
 
     def _match(self, sequence: Sequence) -> list[int]:
         if not self._prefix_cache:
@@ -167,3 +181,8 @@ class KvCache:
         while len(digests) < blocks:
             start = len(digests) * self.block_tokens
             digests.append(next_block_hash(digests[-1], sequence.tokens[start : start + self.block_tokens]))
+
+
+def writes_into(copies: list[Copy], sequence: Sequence) -> bool:
+    """Tell whether one of the copies goes into a block of the sequence."""
+    return any(copy.target in sequence.blocks for copy in copies)

@@ -20,7 +20,7 @@ from ..kvtransfer.service import TransferEvent
 from .counters import Counters
 from .in_flight import InFlight
 from .intake import Limits, RefusalError, check_fits
-from .kv_cache import KvCache
+from .kv_cache import KvCache, writes_into
 from .messages import AbortResult, FailureKind, Generate, RequestDone, RequestFailed, StepOutputs
 from .progress import aborted_outputs
 from .results import Draw, StepResults
@@ -176,8 +176,12 @@ class Scheduler:
         ending = rows_ending(flying, self.limits.max_model_len)
         if ending is None:
             return None
-        if not all(self.cache.make_room(row) for row in self.roster.decoding if id(row) not in ending):
-            return None
+        going_on = [row for row in self.roster.decoding if id(row) not in ending]
+        short = [row for row in going_on if self.cache.needs_room(row)]
+        if len(short) > self.cache.pool.available:
+            return None  # before any copy is planned, which nobody would execute
+        for row in short:
+            self.cache.make_room(row)
         commands = self.admit(now)
         decode = [row for row in self.roster.decoding if id(row) not in ending]
         return self._step(now, decode, inputs_in_flight(flying, decode)), commands
@@ -199,9 +203,11 @@ class Scheduler:
         return StepResults(self, now).take([*step.completed, *step.decode], iter(draws))
 
     def on_step_failed(self, step: Step, message: str) -> list[Command]:
-        """End the requests of a step that was launched and raised."""
+        """End the requests of a step that was launched and raised, also those it only copied for."""
+        copied = [sequence for sequence in self.open_sequences() if writes_into(step.copies, sequence)]
         self.in_flight.land(step)
-        requests = dict.fromkeys(sequence.request for sequence, _ in step.computed())
+        sequences = [*(sequence for sequence, _ in step.computed()), *copied]
+        requests = dict.fromkeys(sequence.request for sequence in sequences)
         return [
             command
             for request in requests
@@ -216,7 +222,7 @@ class Scheduler:
     def problems(self) -> list[str]:
         """Return every broken invariant of pool and lists; empty is sound."""
         pool = self.cache.pool.problems(self.holders(), self.quarantined())
-        return pool + self.roster.problems(self.open_sequences())
+        return pool + self.cache.problems() + self.roster.problems(self.open_sequences())
 
     # -- for the workers' schedulers and `results` -------------------------------------------------------
 

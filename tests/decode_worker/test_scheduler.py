@@ -1,9 +1,12 @@
 """A decode worker uses pulled KV only when it is the right one, and computes the prompt itself otherwise."""
 
+from typing import cast
+
 import msgspec
 import pytest
 
-from baton.engine.messages import Abort, AbortExternal, FailureKind, SamplingParams
+from baton.engine.messages import Abort, AbortExternal, FailureKind, Generate, SamplingParams
+from baton.engine.step import Step
 from baton.kvtransfer.params import KvTransferParams
 from baton.kvtransfer.service import LeaseEnd, PullFailure
 from support.fake_model import VOCABULARY, tokens_after
@@ -122,6 +125,43 @@ def test_a_full_hit_only_acknowledges(pair: Pair, length: int) -> None:
     assert pair.decode.service.acknowledged == ["b"]
     assert pair.decode.tokens_of("b") == tokens_after(prompt, 6)
     assert pair.is_empty
+
+
+def launch_a_copy_for_a_sequence_without_a_seat(worker: FakeWorker, offer: KvTransferParams) -> Step:
+    """Cached whole, "b" gets a copy of its last block in a step that computes the one seat's prompt."""
+    worker.submit("a", PROMPT[:20], 2)
+    worker.run()
+    worker.submit("seated", PROMPT[::-1] * 2, 2)
+    worker.submit("b", PROMPT[:20], 2, kv_transfer=offer)
+    for message in worker.inbox.messages():
+        worker.scheduler.on_generate(cast("Generate", message), worker.clock())
+    step, _ = worker.scheduler.schedule(worker.clock())
+    worker.scheduler.on_launch(step)
+    assert (len(step.copies), len(step.chunks), step.completed) == (1, 1, [])
+    return step
+
+
+def test_an_abort_keeps_a_block_until_the_copy_into_it_has_landed() -> None:
+    pair = Pair(max_num_seqs=1)
+    scheduler = pair.decode.scheduler
+    step = launch_a_copy_for_a_sequence_without_a_seat(pair.decode, pair.offer("b", PROMPT[:20]))
+    before = pair.decode.pool.available
+    scheduler.on_abort("b", None)
+
+    assert scheduler.problems() == []
+    assert pair.decode.pool.available == before
+    scheduler.on_step(step, [], pair.decode.clock())
+    assert scheduler.problems() == []
+    assert pair.decode.pool.available == before + 6  # the cached blocks, one of them the source, and the copy
+
+
+def test_a_step_that_raises_fails_also_those_it_only_copied_for() -> None:
+    pair = Pair(max_num_seqs=1)
+    step = launch_a_copy_for_a_sequence_without_a_seat(pair.decode, pair.offer("b", PROMPT[:20]))
+    pair.decode.scheduler.on_step_failed(step, "the device broke")
+
+    assert pair.decode.scheduler.requests == {}
+    assert pair.decode.in_use == 0
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ import pytest
 
 from baton.engine.messages import Abort, FailureKind, SamplingParams
 from support.fake_model import VOCABULARY, tokens_after
-from support.fake_worker import FakeWorker
+from support.fake_transfer import FakeNetwork
+from support.fake_worker import FakeWorker, hand_over
 
 PROMPT = [5, 9, 2, 7, 7, 1, 3]
 
@@ -69,6 +70,26 @@ def test_an_abort_in_flight_keeps_the_blocks_until_the_step_has_landed(turns: in
     worker.submit("next", PROMPT, 8)
     worker.run()
     assert worker.tokens_of("next") == tokens_after(PROMPT, 8)
+
+
+@pytest.mark.parametrize("turns", range(1, 6))
+def test_an_abort_where_forks_ran_out_of_room_leaves_no_copy_into_blocks_of_others(turns: int) -> None:
+    network = FakeNetwork()
+    prefill, decode = (
+        FakeWorker(kind, blocks=blocks, network=network, run_ahead=True)
+        for kind, blocks in (("prefill", 16), ("decode", 5))
+    )
+    decode.submit("other", PROMPT[:1], 40)
+    decode.turn()
+    decode.submit("forks", PROMPT[1:7], 8, n=3)
+    for _ in range(turns):
+        decode.turn()
+    decode.tell(Abort(request_id="forks"))
+    decode.submit("pulled", PROMPT[:3], 6, kv_transfer=hand_over(prefill, "pulled", PROMPT[:3]))
+    for _ in range(40):
+        decode.turn()
+        decode.service.finish_all()
+    assert decode.tokens_of("pulled") == tokens_after(PROMPT[:3], 6)
 
 
 def test_logits_without_a_maximum_fail_their_request_alone_and_once() -> None:

@@ -5,6 +5,7 @@ Around them are a fake model, a fake transfer service, an inbox of lists, and a 
 After every turn the self-check runs and offered blocks are compared with what was offered.
 """
 
+from collections.abc import Iterable
 from collections.abc import Sequence as Ids
 from typing import cast
 
@@ -84,21 +85,32 @@ class FakeClock:
 
 
 class CheckedRunner:
-    """Runs steps after checking that they are consistent: a copy's target belongs to someone."""
+    """Runs steps and notes what is inconsistent in them: a loop would take an error for the device's."""
 
     def __init__(self, runner: StepRunner) -> None:
         self._runner = runner
         self.scheduler: Scheduler | None = None
+        self.problems: list[str] = []
 
     def launch(self, step: Step) -> Flight:
         assert self.scheduler is not None
-        held = {block for blocks in self.scheduler.holders() for block in blocks}
+        limits, pulling = self.scheduler.limits, self.scheduler.roster.pulling
         targets = [copy.target for copy in step.copies]
-        assert held >= set(targets), "a copy goes into a block that nobody holds"
-        assert len(set(targets)) == len(targets), "two copies go into one block"
-        assert len(step.decode) <= self.scheduler.limits.max_num_seqs
-        assert sum(chunk.length for chunk in step.chunks) <= self.scheduler.limits.max_batched_tokens
+        rules = {
+            "a copy goes into a block that nobody holds": _all(self.scheduler.holders()) >= set(targets),
+            "a copy goes into a block that a transfer writes": _all(s.blocks for s in pulling).isdisjoint(
+                targets
+            ),
+            "two copies go into one block": len(set(targets)) == len(targets),
+            "too many rows": len(step.decode) <= limits.max_num_seqs,
+            "too many prompt tokens": sum(c.length for c in step.chunks) <= limits.max_batched_tokens,
+        }
+        self.problems += [rule for rule, is_kept in rules.items() if not is_kept]
         return self._runner.launch(step)
+
+
+def _all(block_lists: Iterable[list[int]]) -> set[int]:
+    return {block for blocks in block_lists for block in blocks}
 
 
 class FakeWorker:
@@ -141,11 +153,11 @@ class FakeWorker:
             draft_tokens=draft_tokens,
         )
         self.scheduler = self._scheduler(kind, limits, cache)
-        runner = CheckedRunner(runner_of(model, layer, self.kv, limits, block_tokens))
-        runner.scheduler = self.scheduler
+        self.runner = CheckedRunner(runner_of(model, layer, self.kv, limits, block_tokens))
+        self.runner.scheduler = self.scheduler
         self.loop = EngineLoop(
             scheduler=self.scheduler,
-            runner=runner,
+            runner=self.runner,
             service=self.service,
             inbox=self.inbox,
             clock=self.clock,
@@ -196,7 +208,7 @@ class FakeWorker:
         """One turn of the loop, one second later, with every invariant checked after it."""
         self.clock.now += 1.0
         has_computed = self.loop.turn()
-        assert self.scheduler.problems() == []
+        assert self.scheduler.problems() + self.runner.problems == []
         self.service.check_offers()
         return has_computed
 
