@@ -11,6 +11,9 @@ from .fleet_messages import Address, ChildKind
 LOOPBACK = "127.0.0.1"
 # -P: the working directory stays off the import path, where folders named like packages may lie.
 LAUNCHER = (sys.executable, "-P", "-m", "baton.cli")
+POLICY = {"policy": "pair_cost", "decode_alone": False}
+"""How the proxy chooses unless told otherwise. Who starts both fleets on one host wants to see the hand-over:
+no prompt is short enough to be left to a decode worker alone."""
 
 
 class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ import msgspec
 import yaml
 
 from .children import ChildProcess
-from .fleet import FleetPlan, demo_request, pairs_text, proxy_command, proxy_settings, worker_command
+from .fleet import POLICY, FleetPlan, demo_request, pairs_text, proxy_command, proxy_settings, worker_command
 from .fleet_messages import (
     Address,
     Command,
@@ -51,7 +51,7 @@ def up(plan: FleetPlan, screen: Screen, *, drain_s: float) -> int:
 
 
 async def run_fleet(plan: FleetPlan, screen: Screen, folder: Path, *, drain_s: float) -> int:
-    """Do the work of `up`; the proxy's settings file is written into `folder`."""
+    """Do the work of `up`; the proxy's settings and its policy are written into `folder`."""
     supervisor = Supervisor(plan.workers, drain_s=drain_s + EXIT_GRACE_S)
     async with asyncio.TaskGroup() as tasks:
         shell = _Shell(plan, screen, tasks, folder)
@@ -69,6 +69,7 @@ class _Shell:
         self._screen = screen
         self._tasks = tasks
         self._proxy_file = folder / "proxy.yaml"
+        self._policy_file = folder / "policy.yaml"
         self._inbox: asyncio.Queue[Event] = asyncio.Queue()
         self._processes: dict[str, ChildProcess] = {}
         self._watch: asyncio.Task[None] | None = None
@@ -145,8 +146,9 @@ class _Shell:
 
     async def _run(self, process: ChildProcess, command: Spawn) -> None:
         if command.workers:
-            settings = yaml.safe_dump(proxy_settings(self._plan, command.workers))
-            await asyncio.to_thread(self._proxy_file.write_text, settings)
+            settings = proxy_settings(self._plan, command.workers) | {"policy": str(self._policy_file)}
+            for file, content in ((self._policy_file, POLICY), (self._proxy_file, settings)):
+                await asyncio.to_thread(file.write_text, yaml.safe_dump(content))
         await process.run(lambda pid: self._screen.started(command.name, pid))
 
     async def _watch_readiness(self, address: Address) -> None:

@@ -149,7 +149,7 @@ class ProxyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """0: a free port."""
     processes: Count = 1
     """Processes that share the port and know of each other's work."""
-    policy: str = "round_robin"
+    policy: str = "pair_cost"
     """A policy's name, or the path of a policy file (.yaml), which is read again when it changes."""
     model_policies: dict[str, str] = {}
     """Other policies, for some models."""

@@ -67,7 +67,7 @@ class House:
 
 @contextlib.asynccontextmanager
 async def housed(*workers: FakeWorker, waits: bool = True, **settings: Any) -> AsyncIterator[House]:
-    """Run workers and a proxy; at the end nothing may be held for any request."""
+    """Run workers and a proxy that takes them in turn; at the end nothing may be held for any request."""
     for worker in workers:
         await worker.start()
     addresses = tuple(
@@ -80,7 +80,7 @@ async def housed(*workers: FakeWorker, waits: bool = True, **settings: Any) -> A
         )
         for worker in workers
     )
-    settings = {"probing": QUICK, "drain_grace_s": 1.0} | settings
+    settings = {"policy": "round_robin", "probing": QUICK, "drain_grace_s": 1.0} | settings
     config = ProxyConfig(workers=addresses, port=0, **settings)
     failure: Exception | None = None
     try:

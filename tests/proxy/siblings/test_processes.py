@@ -72,6 +72,7 @@ async def proxies(folder: Path, count: int = 2, **settings: Any) -> AsyncIterato
     config = {
         "port": 0,
         "processes": count,
+        "policy": "round_robin",
         "workers": [{"url": worker.url, "role": worker.role} for worker in workers],
         "drain_grace_s": 5.0,
         "admin_token_file": str(folder / "token"),
