@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -23,7 +24,7 @@ from .models.decoder import Decoder
 from .ranks.group import RankGroup
 from .ranks.member import load_share, run_in_step
 from .ranks.phased_model import PhasedModel
-from .runner import ModelRunner, StepRunner
+from .runner import ModelRunner, SettledRunner, StepRunner
 from .scheduler import Scheduler
 from .sequence import new_request
 from .sizing import engine_limits, pool_blocks
@@ -159,6 +160,11 @@ def _captured_batch_sizes(model: Model) -> list[int]:
 
 
 def _runner(config: WorkerConfig, limits: Limits, model: Model, kv: Tensor, half: Half) -> StepRunner:
+    runner = _bare_runner(config, limits, model, kv, half)
+    return SettledRunner(runner, partial(torch.cuda.synchronize, kv.device)) if kv.is_cuda else runner
+
+
+def _bare_runner(config: WorkerConfig, limits: Limits, model: Model, kv: Tensor, half: Half) -> StepRunner:
     def decode_staging() -> DecodeStaging:
         return DecodeStaging(
             max_rows=max([config.max_decode_rows, *half.bucket_sizes]),

@@ -4,6 +4,7 @@ It decides nothing and keeps nothing of a sequence but its sampling states.
 """
 
 import secrets
+from collections.abc import Callable
 from itertools import chain
 from typing import Protocol
 
@@ -92,6 +93,26 @@ class ModelRunner:
             self._drawn = decoded[0].token_ids
             drawings += decoded
         return LaunchedStep(drawings, is_on_gpu=self._kv.is_cuda)
+
+
+class SettledRunner:
+    """A `StepRunner` for a device that computes behind the host: what a launch that raises had queued is over.
+
+    The blocks of a failed step change their owner at once, and no kernel may still write into them then.
+    """
+
+    def __init__(self, runner: StepRunner, wait: Callable[[], None]) -> None:
+        """`wait` returns when the device has done all that was queued; it raises when the device is broken."""
+        self._runner = runner
+        self._wait = wait
+
+    def launch(self, step: Step) -> Flight:
+        """Begin a step."""
+        try:
+            return self._runner.launch(step)
+        except Exception:
+            self._wait()
+            raise
 
 
 def copy_blocks(kv: Tensor, copies: list[Copy]) -> None:
