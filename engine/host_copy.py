@@ -1,11 +1,20 @@
-"""Brings small results of a step from the device to the host without waiting for what was queued after them.
+"""Brings small tensors to the device and back without waiting for the steps that are queued there.
 
-On a CPU the tensor is the result. On a GPU the copy is queued right behind what computes the tensor, into
-pinned memory, with an event behind it: whoever reads waits for that event, not for the steps that follow.
+On a CPU the tensor is the result. On a GPU the copy to the host is queued right behind what computes the
+tensor, into pinned memory, with an event behind it: whoever reads waits for that event, not for the steps
+that follow. The other way too the memory is pinned, or the host would wait for all that was queued before.
 """
 
 import torch
 from torch import Tensor
+
+
+def to_device(host: Tensor, device: torch.device) -> Tensor:
+    """Return a CPU tensor's content on `device`; `host` may not be written again where that is a CPU."""
+    if device.type == "cpu":
+        return host
+    # torch lends a pinned buffer again only when the copies out of it are done
+    return host.pin_memory().to(device, non_blocking=True)
 
 
 class HostCopy:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from .host_copy import to_device
 from .messages import SamplingParams
 
 
@@ -80,7 +81,8 @@ def adjust_logits(logits: Tensor, bias: Bias, penalised: Sequence[Penalised]) ->
     if bias.rows:
         entries = torch.tensor(bias.rows) * vocab + torch.tensor(bias.token_ids)
         values = torch.tensor(bias.values, dtype=torch.float32)
-        flat.index_put_((entries.to(logits.device),), values.to(logits.device), accumulate=True)
+        entries, values = (to_device(tensor, logits.device) for tensor in (entries, values))
+        flat.index_put_((entries,), values, accumulate=True)
     if penalised:
         _apply_penalties(flat, penalised, vocab)
     return adjusted
@@ -92,11 +94,12 @@ def _apply_penalties(flat: Tensor, penalised: Sequence[Penalised], vocab: int) -
         [np.full(len(item.counts.ids), item.params.repetition_penalty, np.float32) for item in penalised]
     )
     offsets = np.concatenate([_subtracted(item) for item in penalised])
-    index = torch.from_numpy(entries).to(flat.device)
-    scale = torch.from_numpy(scales).to(flat.device)
+    index, scale, offset = (
+        to_device(torch.from_numpy(each), flat.device) for each in (entries, scales, offsets)
+    )
     before = flat[index]
     scaled = torch.where(before > 0, before / scale, before * scale)
-    flat[index] = scaled - torch.from_numpy(offsets).to(flat.device)
+    flat[index] = scaled - offset
 
 
 def _subtracted(item: Penalised) -> npt.NDArray[np.float32]:

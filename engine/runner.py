@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .host_copy import to_device
 from .models import Model
 from .sampler import Drawing, SampledToken, Sampler
 from .sampling_state import SamplingState
@@ -96,13 +97,13 @@ class ModelRunner:
 
 
 class SettledRunner:
-    """A `StepRunner` for a device that computes behind the host: what a launch that raises had queued is over.
+    """A `StepRunner` for a device that computes behind the host: a launch that raises leaves nothing queued.
 
     The blocks of a failed step change their owner at once, and no kernel may still write into them then.
     """
 
     def __init__(self, runner: StepRunner, wait: Callable[[], None]) -> None:
-        """`wait` returns when the device has done all that was queued; it raises when the device is broken."""
+        """`wait` returns when the device has done all that was queued, and raises when it is broken."""
         self._runner = runner
         self._wait = wait
 
@@ -117,8 +118,8 @@ class SettledRunner:
 
 def copy_blocks(kv: Tensor, copies: list[Copy]) -> None:
     """Duplicate blocks of the pool."""
-    sources = torch.tensor([copy.source for copy in copies], device=kv.device)
-    targets = torch.tensor([copy.target for copy in copies], device=kv.device)
+    sources = to_device(torch.tensor([copy.source for copy in copies]), kv.device)
+    targets = to_device(torch.tensor([copy.target for copy in copies]), kv.device)
     kv[targets] = kv[sources]
 
 
@@ -131,7 +132,7 @@ def _draw(
     states = [state_of(s.request, choice) for s in sequences for choice in s.choices]
     if len(states) > len(sequences):
         repeated = chain.from_iterable([row] * len(s.choices) for row, s in enumerate(sequences))
-        logits = logits[list(repeated)]
+        logits = logits[to_device(torch.tensor(list(repeated)), logits.device)]
     return [sampler.draw(logits, states, ahead)]
 
 

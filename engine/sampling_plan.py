@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from .host_copy import to_device
 from .penalties import Bias, Penalised
 from .sampling_state import SamplingState, uniforms
 
@@ -41,7 +42,7 @@ class DrawGroup:
         indices = np.fromiter((state.generated for state in self.states), np.uint64, len(self.states))
         if ahead is not None:
             indices += np.fromiter((ahead[row] for row in self.batch_rows), np.uint64, len(self.states))
-        return torch.from_numpy(uniforms(self.keys, indices)).to(self.rows.device)
+        return to_device(torch.from_numpy(uniforms(self.keys, indices)), self.rows.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ def plan_batch(states: Sequence[SamplingState], vocab_size: int, device: torch.d
         delayed=[row for row, state in enumerate(states) if state.must_not_stop],
         groups=[_stage(states, rows, vocab_size, device) for rows in (plain, filtered) if rows],
         reported=reported,
-        reported_rows=torch.tensor(reported, dtype=torch.int64, device=device),
+        reported_rows=to_device(torch.tensor(reported, dtype=torch.int64), device),
         reported_top=max((states[row].params.logprobs or 0 for row in reported), default=0),
     )
 
@@ -131,16 +132,16 @@ def _stage(
     min_p = [state.params.min_p for state in members]
 
     def floats(values: list[float]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float64, device=device)
+        return to_device(torch.tensor(values, dtype=torch.float64), device)
 
     return DrawGroup(
         states=members,
         keys=np.array([state.key for state in members], dtype=np.uint64),
         batch_rows=rows,
-        rows=torch.tensor(rows, device=device),
+        rows=to_device(torch.tensor(rows), device),
         temperature=floats([state.params.temperature for state in members]),
         min_p=floats(min_p) if any(min_p) else None,
-        top_k=torch.tensor(limits, device=device),
+        top_k=to_device(torch.tensor(limits), device),
         top_p=floats([state.params.top_p for state in members]),
         largest_k=max((limit for limit in limits if limit < vocab_size), default=0),
         filtered=_is_filtered(members[0], vocab_size),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .batch import DecodeBatch, PrefillBatch
+from .host_copy import to_device
 from .sequence import Sequence
 from .step import Chunk
 
@@ -84,8 +85,8 @@ class PrefillStaging:
             slots=self._slots.rows(total),
             query_starts=starts,
             context_lens=[chunk.sequence.num_computed for chunk in chunks],
-            block_tables=torch.from_numpy(tables).to(self._device),
-            logit_rows=torch.tensor(logit_rows, dtype=torch.int64, device=self._device),
+            block_tables=to_device(torch.from_numpy(tables), self._device),
+            logit_rows=to_device(torch.tensor(logit_rows, dtype=torch.int64), self._device),
         )
 
     def _write(self, chunk: Chunk, table: npt.NDArray[np.int32], rows: slice) -> None:

@@ -1,13 +1,39 @@
 """A step launched before the one ahead of it has landed changes no token, and emits none too many."""
 
 import pytest
+import torch
 
-from baton.engine.messages import Abort, FailureKind, SamplingParams
-from support.fake_model import VOCABULARY, tokens_after
+from baton.engine.batch import DecodeBatch, PrefillBatch
+from baton.engine.messages import Abort, FailureKind, Generate, SamplingParams
+from baton.engine.runner import ModelRunner
+from baton.engine.sequence import Sequence, new_request
+from baton.engine.staging import DecodeStaging, PrefillStaging
+from baton.engine.step import Chunk, Copy, Step
+from baton.engine.threads import ComputeThreads
+from support.fake_model import CONFIG, VOCABULARY, tokens_after
 from support.fake_transfer import FakeNetwork
 from support.fake_worker import FakeWorker, hand_over
 
 PROMPT = [5, 9, 2, 7, 7, 1, 3]
+
+
+class RandomModel:
+    """Logits that depend on nothing, computed on a GPU."""
+
+    config = CONFIG
+
+    def prefill(self, batch: PrefillBatch, kv: torch.Tensor) -> torch.Tensor:
+        return torch.rand(len(batch.logit_rows), VOCABULARY, device=kv.device)
+
+    def decode(self, batch: DecodeBatch, kv: torch.Tensor) -> torch.Tensor:
+        return torch.rand(len(batch.token_ids), VOCABULARY, device=kv.device)
+
+
+def sequence_of(sampling: SamplingParams, *, n: int, computed: int) -> Sequence:
+    generate = Generate(request_id="r", external_id="r", prompt_token_ids=PROMPT, sampling=sampling, n=n)
+    [sequence] = new_request(generate, 1, 0.0).sequences
+    sequence.blocks, sequence.num_computed = [1, 2], computed
+    return sequence
 
 
 def drawing(**settings: object) -> SamplingParams:
@@ -48,6 +74,37 @@ def test_the_next_step_is_launched_before_the_last_one_has_landed() -> None:
         launched_ahead += len(worker.model.decode_sizes) == len(worker.tokens_of("r"))
     assert launched_ahead > 2
     assert worker.tokens_of("r") == tokens_after(PROMPT, 6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="only a GPU computes behind the host")
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        drawing(),
+        drawing(min_p=0.01),
+        drawing(frequency_penalty=1.5),
+        drawing(logit_bias={3: 2.0}, logprobs=2),
+        SamplingParams(max_tokens=12, temperature=0.0),
+    ],
+    ids=["drawn", "min_p", "counted", "biased", "greedy"],
+)
+def test_no_launch_waits_for_the_device(sampling: SamplingParams) -> None:
+    device = torch.device("cuda")
+    prompts = PrefillStaging(16, 4, device)
+    rows = DecodeStaging(max_rows=4, max_blocks=8, block_tokens=4, device=device, bucket_of=lambda live: live)
+    kv = torch.zeros(8, 4, device=device)
+    runner = ModelRunner(RandomModel(), kv, prompts, rows, ComputeThreads(1, 1))  # type: ignore[arg-type]
+    trunk, row = sequence_of(sampling, n=2, computed=0), sequence_of(sampling, n=1, computed=len(PROMPT) - 1)
+    prompt = Step(copies=[Copy(3, 4)], chunks=[Chunk(trunk, len(PROMPT))], completed=[trunk])
+    steps = [prompt, Step(decode=[row]), Step(decode=[row], follows=[0])]
+    for step in steps:
+        runner.launch(step).land()  # kernels are compiled here, and pinned buffers allocated
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        flights = [runner.launch(step) for step in steps]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert [len(flight.land()) for flight in flights] == [2, 1, 1]
 
 
 def test_a_length_that_ends_for_certain_is_not_computed_beyond() -> None:

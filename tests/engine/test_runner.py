@@ -7,7 +7,7 @@ from baton.engine.step import Step
 
 
 class Device:
-    """Work is queued and done only when someone waits for it, as on a GPU; a launch queues, then may raise."""
+    """Work is done only when someone waits for it, as on a GPU; a launch queues some, then may raise."""
 
     def __init__(self, error: Exception | None) -> None:
         self._error = error
