@@ -255,6 +255,7 @@ def _build(
         ids=RequestIds() if place is None else RequestIds(place.id_suffix),
     )
     fleet.listeners.append(lambda worker, now: _describe(courses, worker))
+    fleet.on_remove.append(courses.removed)
     controls: dict[str, WorkerControl] = {}
     prober = Prober(fleet, controls, config.probing, tasks)
     reaper = Reaper(router, controls, tasks)

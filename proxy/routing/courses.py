@@ -209,21 +209,30 @@ class Courses:
 
     def restarted(self, worker: Worker) -> None:
         """Pass it on to all."""
-        for memory in self.memories():
+        for memory in self._all_memories():
             memory.restarted(worker)
 
     # --- memories
 
+    def removed(self, worker: Worker) -> None:
+        """Forget that there was such a worker."""
+        self._facts.pop(worker.name, None)
+        for memory in self._all_memories():
+            memory.removed(worker)
+
     def describe(self, worker: Worker, facts: WorkerFacts) -> None:
         """Take note of what a worker tells of itself."""
         self._facts[worker.name] = facts
-        for memory in self.memories():
+        for memory in self._all_memories():
             memory.describe(worker, facts)
 
     def memories(self) -> Sequence[RoutingMemory]:
         """Return each memory that is fed."""
-        courses = [self.default, *self._by_model.values()]
-        return list({id(course.memory): course.memory for course in courses if course.learns}.values())
+        return [course.memory for course in (self.default, *self._by_model.values()) if course.learns]
+
+    def _all_memories(self) -> Sequence[RoutingMemory]:
+        """Return them all: one that is not fed yet may be when a shadow comes."""
+        return [course.memory for course in (self.default, *self._by_model.values())]
 
     def _open(self, source: str, config: PolicyConfig, now: float, memory: RoutingMemory | None) -> Course:
         if memory is None:

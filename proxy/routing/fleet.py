@@ -161,6 +161,8 @@ class Fleet:
         """Told, with the time, of a worker that enters or leaves the rotation or that changes within it."""
         self.on_restart: list[Callable[[Worker], None]] = []
         """Told of a worker that is, or may be, a new process."""
+        self.on_remove: list[Callable[[Worker], None]] = []
+        """Told of a worker that is not listed any more, last of all."""
 
     @property
     def models(self) -> frozenset[str]:
@@ -206,7 +208,7 @@ class Fleet:
         self.unreachable(worker, "removed", now)
         del self.workers[worker.name]
         self._shaken = {pair: seen for pair, seen in self._shaken.items() if worker.name not in pair}
-        for tell in self.on_restart:
+        for tell in (*self.on_restart, *self.on_remove):
             tell(worker)
 
     # --- pairs

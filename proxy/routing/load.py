@@ -145,12 +145,13 @@ def _step_s(row: DecodeRow) -> float:
 
 
 class Load:
-    """The load of all workers that were ever heard of; rows are never reused for another name."""
+    """The load of all workers, by name; a number that one has left goes to another, with rows of its own."""
 
     def __init__(self, rates: Rates) -> None:
         self._rates = rates
         self._numbers: dict[str, int] = {}
         self._names: list[str] = []
+        self._free: list[int] = []
         self._facts: list[WorkerFacts] = []
         self._groups: dict[str, Team] = {}
         self._oldest = 0
@@ -166,6 +167,25 @@ class Load:
         number = self._numbers.get(worker)
         return number if number is not None else self._add(worker)
 
+    def find(self, worker: str) -> int | None:
+        """Return the number of the worker's rows, if it has any."""
+        return self._numbers.get(worker)
+
+    def holds(self, row: PrefillRow | DecodeRow) -> bool:
+        """Whether the row's worker was not removed since."""
+        return row is self.prefill[row.number] or row is self.decode[row.number]
+
+    def forget(self, worker: str) -> None:
+        """It was removed. What is in flight there keeps its rows until it ends; no one else sees them."""
+        number = self._numbers.pop(worker, None)
+        if number is None:
+            return
+        self._leave_team(number)
+        self._facts[number] = WorkerFacts()
+        self.prefill[number], self.decode[number] = self._rows(number, worker)
+        self._free.append(number)
+        self._capacity = None
+
     def prefill_row(self, worker: str) -> PrefillRow:
         """Return what the worker has to prefill."""
         return self.prefill[self.number(worker)]
@@ -178,20 +198,23 @@ class Load:
     def kv_tokens_capacity(self) -> float:
         """The KV pools of all workers together; infinite if one does not tell."""
         if self._capacity is None:
-            self._capacity = sum(row.capacity_tokens for row in self.decode)
+            self._capacity = sum(self.decode[number].capacity_tokens for number in self._numbers.values())
         return self._capacity
 
     def describe(self, worker: str, facts: WorkerFacts) -> None:
         """Take note of what a worker told of itself."""
         number = self.number(worker)
-        if self._facts[number] == facts:
+        before = self._facts[number]
+        if before == facts:
             return
+        if facts.lockstep_group != before.lockstep_group:
+            self._leave_team(number)
+            self._join_team(number, facts.lockstep_group)
         self._facts[number] = facts
         self._capacity = None
         row = self.decode[number]
         row.captured_sizes = facts.captured_batch_sizes
         row.capacity_tokens = inf if facts.kv_tokens_capacity is None else facts.kv_tokens_capacity
-        self._join_team(row, facts.lockstep_group)
         row.weigh()
         self._decode_moved(row)
 
@@ -242,25 +265,46 @@ class Load:
             self._decode_moved(self.decode[stale])
 
     def _add(self, worker: str) -> int:
-        number = self._numbers[worker] = len(self._names)
-        self._names.append(worker)
-        self._facts.append(WorkerFacts())
-        self.prefill.append(PrefillRow(number, self._rates.prefill_fit(worker)))
-        self.decode.append(DecodeRow(number, self._rates.decode_step_fit(worker)))
+        number = self._free.pop() if self._free else len(self._names)
+        self._numbers[worker] = number
+        queue, steps = self._rows(number, worker)
+        self._names[number : number + 1] = [worker]
+        self._facts[number : number + 1] = [WorkerFacts()]
+        self.prefill[number : number + 1] = [queue]
+        self.decode[number : number + 1] = [steps]
         self._capacity = None
         return number
 
-    def _join_team(self, row: DecodeRow, group: str | None) -> None:
+    def _rows(self, number: int, worker: str) -> tuple[PrefillRow, DecodeRow]:
+        rates = self._rates
+        return (
+            PrefillRow(number, rates.prefill_fit(worker)),
+            DecodeRow(number, rates.decode_step_fit(worker)),
+        )
+
+    def _leave_team(self, number: int) -> None:
+        row, group = self.decode[number], self._facts[number].lockstep_group
         row.team.members.remove(row)
+        if group is not None and not row.team.members:
+            del self._groups[group]
+
+    def _join_team(self, number: int, group: str | None) -> None:
+        row = self.decode[number]
         row.team = Team() if group is None else self._groups.setdefault(group, Team())
         row.team.members.append(row)
 
+    # A row that its worker has left has no place in an order: its number may be another's.
+
     def _prefill_moved(self, row: PrefillRow) -> None:
+        if self.prefill[row.number] is not row:
+            return
         for tell in self._prefill_orders:
             if (order := tell()) is not None:
                 order.moved(row.number, row.ready)
 
     def _decode_moved(self, row: DecodeRow) -> None:
+        if self.decode[row.number] is not row:
+            return
         for tell in self._decode_orders:
             if (order := tell()) is not None:
                 order.moved(row.number, row.ready)

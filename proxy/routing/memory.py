@@ -12,7 +12,7 @@ import msgspec
 from xxhash import xxh3_64_intdigest
 
 from .fleet import Worker
-from .load import DecodeRow, Load, PrefillRow, WorkerFacts
+from .load import DecodeRow, Load, PrefillRow, Team, WorkerFacts
 from .observer import Leg
 from .policy import Decision
 from .prefix_index import NO_MATCH, PrefixIndex, PrefixMatch, prefix_keys
@@ -78,6 +78,8 @@ class _Booking:
     queue: PrefillRow
     """Of that one."""
     steps: DecodeRow
+    team: Team
+    """Who takes these steps as it was dispatched: it may be another by the end."""
     promised: int
     known_on_decode: int
     context_tokens: float
@@ -184,7 +186,7 @@ class RoutingMemory:
         cached = self.cached_tokens(request, computes, promised) if promised else 0.0
         context, reserved = prompt_tokens + output_tokens / 2, prompt_tokens + output_tokens
         self._bookings[id(request)] = _Booking(
-            request, keys, decision, computes, queue, steps, promised, known, context, reserved
+            request, keys, decision, computes, queue, steps, steps.team, promised, known, context, reserved
         )
         uncached = prompt_tokens - cached
         seconds = queue.predict(uncached, cached)
@@ -215,11 +217,11 @@ class RoutingMemory:
         if booking.decision.prefill is None:
             self._learn_prefill(booking, None, cached_tokens, now)
         else:
-            if booking.keys:
+            if booking.keys and self.load.holds(booking.steps):
                 self.index.insert(booking.decision.decode.name, booking.keys, now)
             if booking.prefilled_at is not None:
                 self._learn_transfer(booking, booking.prefilled_at, now)
-        team = booking.steps.team
+        team = booking.team
         booking.computed_before = None if team.computing else team.computed
         booking.streaming_at = now
         booking.step_rows, booking.step_tokens = booking.steps.step_features()
@@ -253,8 +255,16 @@ class RoutingMemory:
         self.rates.forget(name)
         self.learned_chunks.pop(name, None)
         self._runs.pop(name, None)
-        self.load.prefill_row(name).trust = 1.0
-        self.load.learned(self.load.number(name))
+        number = self.load.find(name)
+        if number is not None:
+            self.load.prefill[number].trust = 1.0
+            self.load.learned(number)
+
+    def removed(self, worker: Worker) -> None:
+        """Forget that there was such a worker."""
+        self.restarted(worker)
+        self.sessions.removed(worker)
+        self.load.forget(worker.name)
 
     def _count_new(
         self, request: RequestView, decision: Decision, promised: int, known_on_decode: int, now: float
@@ -280,7 +290,7 @@ class RoutingMemory:
     ) -> None:
         request, name = booking.request, booking.computes
         took = self._prompt_done(booking, now)
-        if cached_tokens is None:
+        if cached_tokens is None or not self.load.holds(booking.queue):
             return
         total = prompt_tokens or request.prompt_tokens
         if booking.keys:
@@ -316,7 +326,8 @@ class RoutingMemory:
     def _learn_transfer(self, booking: _Booking, since: float, now: float) -> None:
         assert booking.decision.prefill is not None
         request, giver, taker = booking.request, booking.decision.prefill.name, booking.decision.decode.name
-        if now < self.rates.transfer_fit(giver, taker).due_at:
+        there = self.load.holds(booking.queue) and self.load.holds(booking.steps)
+        if not there or now < self.rates.transfer_fit(giver, taker).due_at:
             return
         held = self.cached_tokens(request, taker, booking.known_on_decode)
         moved = (request.prompt_tokens - held) * self.kv_bytes_per_token
@@ -324,9 +335,10 @@ class RoutingMemory:
         self.rates.transferred(giver, taker, kv_bytes=round(moved), seconds=seconds, now=now)
 
     def _learn_step(self, booking: _Booking, output_tokens: int, now: float) -> None:
-        team, name = booking.steps.team, booking.decision.decode.name
+        team, name = booking.team, booking.decision.decode.name
         # Steps that carried chunks of prompts along say nothing of what a step takes by itself.
         undisturbed = not team.computing and booking.computed_before == team.computed
+        undisturbed = undisturbed and team is booking.steps.team and self.load.holds(booking.steps)
         if output_tokens < 2 or not undisturbed or now < booking.steps.fit.due_at:
             return
         rows, context = booking.steps.step_features()
@@ -344,8 +356,8 @@ class RoutingMemory:
             return None
         booking.computed = True
         if booking.decision.prefill is None:
-            booking.steps.team.computing -= 1
-            booking.steps.team.computed += 1
+            booking.team.computing -= 1
+            booking.team.computed += 1
         return self.load.prompt_done(booking.queue, id(booking.request), now)
 
     def _give_back(self, booking: _Booking, now: float) -> None:

@@ -6,8 +6,9 @@ worker generated and still holds, images, prompts too short for a chunk. A sessi
 it is remembered for. No clock.
 """
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from dataclasses import dataclass
+from itertools import count
 
 from xxhash import xxh3_64_intdigest
 
@@ -24,7 +25,7 @@ class _Stay:
     used_at: float
     prefill: Worker | None
     decode: Worker
-    lives: tuple[int, int]
+    lives: tuple[int | None, int | None]
 
 
 class Sessions:
@@ -34,7 +35,9 @@ class Sessions:
         self._most = most
         self._max_age_s = max_age_s
         self._stays: OrderedDict[int, _Stay] = OrderedDict()
-        self._lives: Counter[str] = Counter()
+        self._lives: dict[str, int] = {}
+        """Of workers that were restarted at least once; no two are alike."""
+        self._next_life = count()
 
     def __len__(self) -> int:
         """Sessions that are remembered."""
@@ -48,7 +51,7 @@ class Sessions:
         if stay is None or now - stay.used_at > self._max_age_s:
             return None
         worker, life = (stay.prefill, stay.lives[0]) if leg is Leg.PREFILL else (stay.decode, stay.lives[1])
-        return worker.name if worker is not None and self._lives[worker.name] == life else None
+        return worker.name if worker is not None and self._lives.get(worker.name) == life else None
 
     def dispatched(self, request: RequestView, decision: Decision, now: float) -> None:
         """The request is on its way; a session that decode serves alone keeps its prefill worker."""
@@ -59,14 +62,21 @@ class Sessions:
         prefill = decision.prefill
         if prefill is None and before is not None:
             prefill = before.prefill
-        lives = (0 if prefill is None else self._lives[prefill.name], self._lives[decision.decode.name])
+        lives = (
+            None if prefill is None else self._lives.get(prefill.name),
+            self._lives.get(decision.decode.name),
+        )
         self._stays[key] = _Stay(now, prefill, decision.decode, lives)
         if len(self._stays) > self._most:
             self._stays.popitem(last=False)
 
     def restarted(self, worker: Worker) -> None:
         """It holds nothing of any session any more."""
-        self._lives[worker.name] += 1
+        self._lives[worker.name] = next(self._next_life)
+
+    def removed(self, worker: Worker) -> None:
+        """It will not come back: under its name there is none, or another."""
+        self._lives.pop(worker.name, None)
 
 
 def _key(request: RequestView) -> int:

@@ -179,7 +179,11 @@ async def test_workers_drained_and_removed_under_load_lose_no_request(tmp_path: 
                     await call(house, "POST", "/admin/workers", TOKEN, body=body)
                     await in_rotation(house, worker)
             over.set()
+        load = house.proxy.hub.courses.default.memory.load
 
+    assert [worker.name for worker in workers if load.find(worker.name) is None] == [
+        worker.name for worker in workers[:4] if worker.role == "prefill"
+    ]
     assert len(served) > 20
     assert set(served) == {"one two"}
 

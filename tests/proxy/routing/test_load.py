@@ -43,6 +43,45 @@ def test_in_lockstep_the_step_is_the_slowest_ones() -> None:
     assert loads.decode_row("d2").step_features() == (0, 0)
 
 
+def test_a_removed_worker_leaves_its_team_its_capacity_and_its_number() -> None:
+    loads = load()
+    for name in ("d0", "d1"):
+        loads.describe(name, WorkerFacts(kv_tokens_capacity=1000, lockstep_group="fleet"))
+    loads.sequence_added(loads.decode_row("d0"), context_tokens=10, reserved_tokens=10)
+    loads.forget("d0")
+    loads.describe("d2", WorkerFacts(kv_tokens_capacity=500))
+
+    assert loads.decode_row("d1").team.members == [loads.decode_row("d1")]
+    assert loads.kv_tokens_capacity == 1500
+    assert len(loads.decode) == len(loads.prefill) == 2
+    assert loads.decode_row("d2").sequences == 0
+
+
+def test_what_ends_on_a_removed_worker_does_not_touch_who_has_its_number_now() -> None:
+    loads = load()
+    gone = loads.decode_row("gone")
+    loads.sequence_added(gone, context_tokens=10, reserved_tokens=10)
+    loads.forget("gone")
+    numbers = [loads.number("here"), loads.number("there")]
+    loads.sequence_added(loads.decode_row("here"), context_tokens=10, reserved_tokens=10)
+    order = loads.decode_order(numbers)
+    loads.sequence_removed(gone, context_tokens=10, reserved_tokens=10)
+
+    assert loads.decode_row("here").sequences == 1
+    assert order.first(2) == [1, 0]
+    assert not loads.holds(gone)
+
+
+def test_no_more_is_kept_after_many_workers_than_after_the_first() -> None:
+    loads = load()
+    for number in range(50):
+        loads.describe(f"d{number}", WorkerFacts(kv_tokens_capacity=10, lockstep_group=f"group{number}"))
+        loads.forget(f"d{number}")
+
+    assert len(loads.decode) == 1
+    assert loads.kv_tokens_capacity == 0
+
+
 def test_what_was_added_and_removed_leaves_nothing() -> None:
     loads = load()
     row = loads.decode_row("d")

@@ -124,6 +124,51 @@ def test_a_restarted_worker_holds_nothing() -> None:
     assert matches(learned, request()) == {"d0": 4}
 
 
+def test_a_worker_that_loads_has_no_kv_pool_yet() -> None:
+    learned = memory()
+    learned.describe(P0, WorkerFacts(kv_tokens_capacity=10_000))
+    learned.restarted(P1)
+
+    assert learned.load.kv_tokens_capacity == 10_000
+
+
+def test_an_answer_that_ends_after_its_workers_were_removed_teaches_nothing() -> None:
+    learned, sent = memory(), request()
+    learned.dispatched(sent, Decision(D0, P0), 0.0)
+    learned.removed(P0)
+    learned.removed(D0)
+    learned.prefilled(sent, prompt_tokens=2048, cached_tokens=0, now=1.0)
+    learned.streaming(sent, cached_tokens=None, now=2.0)
+    learned.ended(sent, output_tokens=20, now=3.0)
+
+    assert matches(learned, request()) == {}
+    assert learned.load.find("p0") is learned.load.find("d0") is None
+    assert learned.rates.links[0] == {}
+
+
+def test_a_worker_that_changes_team_while_it_computes_leaves_no_count_behind() -> None:
+    learned, sent = memory(), request()
+    learned.describe(D0, WorkerFacts(lockstep_group="a"))
+    learned.describe(D1, WorkerFacts(lockstep_group="a"))
+    learned.dispatched(sent, Decision(D0, None), 0.0)
+    learned.describe(D0, WorkerFacts(lockstep_group="b"))
+    learned.streaming(sent, cached_tokens=0, now=1.0)
+    learned.ended(sent, output_tokens=2, now=2.0)
+
+    assert learned.load.decode_row("d1").team.computing == 0
+    assert learned.load.decode_row("d0").team.computing == 0
+
+
+def test_a_worker_whose_other_facts_change_stays_in_its_team() -> None:
+    learned, sent = memory(), request()
+    learned.describe(D0, WorkerFacts(kv_tokens_capacity=1000))
+    team = learned.load.decode_row("d0").team
+    learned.dispatched(sent, Decision(D0, None), 0.0)
+    learned.describe(D0, WorkerFacts(kv_tokens_capacity=2000))
+
+    assert learned.load.decode_row("d0").team is team
+
+
 def test_prefixes_are_forgotten_once_the_caches_have_turned_over() -> None:
     learned = memory()
     for worker in (P0, D0):

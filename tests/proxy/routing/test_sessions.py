@@ -94,6 +94,17 @@ def test_a_restart_ends_what_a_worker_is_remembered_for() -> None:
     assert bench.chosen(request()) == ("p0", "d1")
 
 
+def test_a_worker_under_the_name_of_a_removed_one_is_another() -> None:
+    bench = Bench(config=PairCostConfig(decode_alone=False))
+    worker = bench.fleet.workers["p1"]
+    bench.memory.restarted(worker)
+    bench.served(request(), "p1", "d1")
+    assert bench.chosen(request()) == ("p1", "d1")
+
+    bench.memory.removed(worker)
+    assert bench.chosen(request()) == ("p0", "d1")
+
+
 def test_scorers_can_weigh_it() -> None:
     profile = Profile(scorers=(Weight(scorer=ScorerName.SESSION),))
     bench = Bench(size=8)
