@@ -164,6 +164,8 @@ class Proxy:
         self.hub.desk.turn_all_away()
         for exchange in list(self.hub.exchanges):
             exchange.shut_down()
+        if self.links is not None:
+            self.links.end_departed()
         await self.reaper.settle(SETTLE_S)
         for client in list(self.clients.open):
             client.transport.close()

@@ -1,7 +1,8 @@
 """Carries events between siblings: one connection each way for every two of them, over unix sockets.
 
 Events go out in batches, `FLUSH_S` after the first of a batch. A connection that is made anew begins with
-everything in flight, so nothing is missing after a pause. One that ends takes the sibling's requests with it.
+everything in flight, so nothing is missing after a pause. One that ends takes the sibling's requests with it;
+the workers are told to end them only if the sibling does not come back.
 """
 
 import asyncio
@@ -12,7 +13,9 @@ from typing import cast
 import msgspec
 
 from ..hub import Messages
+from ..routing.life import Abort
 from ..routing.router import Router
+from .departures import BACK_WITHIN_S, Departures
 from .messages import Event, Hello
 from .place import Place
 from .publisher import Publisher
@@ -56,6 +59,7 @@ class SiblingLinks:
         self._outgoing: set[asyncio.Transport] = set()
         self.incoming: dict[int, _Receiver] = {}
         """Siblings that are heard, by their index."""
+        self.departures = Departures()
         self.heard = asyncio.Event()
         """Set after every batch and every end of a connection."""
         self._loop = asyncio.get_running_loop()
@@ -84,16 +88,16 @@ class SiblingLinks:
             except OSError:
                 await asyncio.sleep(RETRY_S)  # it is not up yet, or not any more
                 continue
-            self._flush()
-            sender.transport.write(framed([Hello(self.place.index), *self._publisher.snapshot()]))
+            self.flush()
+            sender.transport.write(
+                framed([Hello(self.place.index, self.place.run), *self._publisher.snapshot()])
+            )
             self._outgoing.add(sender.transport)
             await sender.ended.wait()
             self._outgoing.discard(sender.transport)
 
-    def _wake(self) -> None:
-        self._loop.call_later(FLUSH_S, self._flush)
-
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Send what waits."""
         events = self._publisher.take()
         if not events or not self._outgoing:
             return
@@ -104,30 +108,53 @@ class SiblingLinks:
             else:
                 transport.write(batch)
 
+    def _wake(self) -> None:
+        self._loop.call_later(FLUSH_S, self.flush)
+
     # --- in
 
-    def begin(self, receiver: "_Receiver", index: int) -> Shadows:
+    def begin(self, receiver: "_Receiver", hello: Hello) -> Shadows:
         """A sibling is heard."""
-        before = self.incoming.get(index)
+        before = self.incoming.get(hello.index)
         if before is not None:
             before.transport.abort()
-            before.shadows.drop(self._loop.time())
-        self.incoming[index] = receiver
+            self._depart(before)
+        self._end(self.departures.heard(hello.index, hello.run))
+        self.incoming[hello.index] = receiver
         return self._new_shadows()
 
-    def lost(self, receiver: "_Receiver", index: int) -> None:
-        """A sibling is not heard any more; what it had in flight is ended by the next of its siblings."""
-        if self.incoming.get(index) is not receiver:
+    def lost(self, receiver: "_Receiver") -> None:
+        """A sibling is not heard any more; if it stays away, the next of its siblings ends what it had."""
+        if self.incoming.get(receiver.hello.index) is not receiver:
             return
-        del self.incoming[index]
-        aborts = receiver.shadows.drop(self._loop.time())
-        if aborts and index == self.place.stands_in_for:
-            logger.warning("process %d is gone: ending %d legs that it had", index, len(aborts))
-            for abort in aborts:
-                self._router.ids.adopt(abort.wire_id)
-                self._messages.abort(abort)
-            self._router.counts.orphans += len({abort.wire_id for abort in aborts})
+        del self.incoming[receiver.hello.index]
+        self._depart(receiver)
+        self._loop.call_later(BACK_WITHIN_S, self._end_overdue)
         self.heard.set()
+
+    def end_departed(self) -> None:
+        """End at once what siblings had that are away: this process ends before they are overdue."""
+        self._end(self.departures.overdue(float("inf")))
+
+    def _depart(self, receiver: "_Receiver") -> None:
+        now, hello = self._loop.time(), receiver.hello
+        aborts = receiver.shadows.drop(now)
+        if hello.index == self.place.stands_in_for:
+            self.departures.left(hello.index, hello.run, aborts, now)
+
+    def _end_overdue(self) -> None:
+        self._end(self.departures.overdue(self._loop.time()))
+
+    def _end(self, aborts: list[Abort]) -> None:
+        if not aborts:
+            return
+        logger.warning(
+            "process %d is gone: ending %d legs that it had", self.place.stands_in_for, len(aborts)
+        )
+        for abort in aborts:
+            self._router.ids.adopt(abort.wire_id)
+            self._messages.abort(abort)
+        self._router.counts.orphans += len({abort.wire_id for abort in aborts})
 
 
 class _Sender(asyncio.Protocol):
@@ -149,11 +176,12 @@ class _Receiver(asyncio.Protocol):
     """One connection from a sibling."""
 
     transport: asyncio.Transport
+    hello: Hello
     shadows: Shadows
 
     def __init__(self, links: SiblingLinks) -> None:
         self._links = links
-        self._index: int | None = None
+        self._greeted = False
         self._waiting = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -172,14 +200,14 @@ class _Receiver(asyncio.Protocol):
         self._links.heard.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._index is not None:
-            self._links.lost(self, self._index)
+        if self._greeted:
+            self._links.lost(self)
 
     def _take(self, events: list[Event]) -> None:
-        if self._index is None:
+        if not self._greeted:
             hello = events[0]
             assert isinstance(hello, Hello), hello
-            self._index = hello.index
-            self.shadows = self._links.begin(self, hello.index)
+            self._greeted, self.hello = True, hello
+            self.shadows = self._links.begin(self, hello)
         for event in events:
             self.shadows.apply(event)

@@ -10,6 +10,8 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello", gc=False)
     """First on every connection; what follows at once is everything in flight."""
 
     index: int
+    run: str
+    """Of the process: its successor at the same place has another."""
 
 
 class Dispatched(msgspec.Struct, frozen=True, array_like=True, tag="dispatched", gc=False):

@@ -1,5 +1,6 @@
 """Which of several proxy processes this one is. No I/O."""
 
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,16 +14,18 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     count: int
     folder: Path
     """Where all of them have their sockets; only this user can look into it."""
+    run: str = msgspec.field(default_factory=lambda: secrets.token_hex(4))
+    """Tells this process from the one that had its place before."""
 
     @property
     def others(self) -> Iterator["Place"]:
-        """The places of its siblings."""
-        return (msgspec.structs.replace(self, index=i) for i in range(self.count) if i != self.index)
+        """The places of its siblings; their runs are not known."""
+        return (msgspec.structs.replace(self, index=i, run="") for i in range(self.count) if i != self.index)
 
     @property
     def id_suffix(self) -> str:
-        """Ends the ids that its workers know requests by, so that no two processes use the same."""
-        return f"-p{self.index}" if self.index else ""
+        """Ends the ids that its workers know requests by, so that no two processes ever use the same."""
+        return f"-{self.run}-p{self.index}"
 
     @property
     def admin_socket(self) -> Path:
