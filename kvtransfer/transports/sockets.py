@@ -6,7 +6,9 @@ from pool to pool through the kernel, without another copy here.
     request    uint32 count, count x uint32 block ids               little-endian
     answer     the blocks' bytes in that order; a bad id closes the connection
 
-A read in flight ends when its bytes are in place or its connection breaks, and not before.
+A read in flight ends when its bytes are in place or its connection breaks, and not before. A host that
+vanishes breaks nothing by itself, so the kernel asks after a silent one and breaks the connection to it; a
+process that is merely stopped answers through its kernel and is waited for.
 """
 
 import contextlib
@@ -32,6 +34,13 @@ MAX_BLOCKS = 1 << 20
 """Blocks in one request."""
 
 CONNECT_TIMEOUT_S = 5.0
+
+KEEPALIVE_S = 5
+"""A connection silent for so long is asked whether its host is there, again and again."""
+
+VANISHED_S = 20
+"""A host that has acknowledged nothing for so long is gone."""
+
 _COUNT = struct.Struct("<I")
 
 
@@ -159,7 +168,7 @@ class SocketTransport:
     def _serve(self, connection: socket.socket) -> None:
         with self._served.holding(connection):
             try:
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                _prepare(connection)
                 while (block_ids := _receive_request(connection)) is not None:
                     if max(block_ids) >= self._local.num_blocks:
                         return
@@ -213,7 +222,10 @@ class _PeerReader:
             address = (self._where.host, self._where.port)
             self._connection = socket.create_connection(address, timeout=CONNECT_TIMEOUT_S)
             self._connection.settimeout(None)
-            self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _prepare(self._connection)
+            # A request that nobody acknowledges. Not where blocks are sent: Linux would end that for a reader
+            # that is merely stopped, and there the retries of TCP itself end it.
+            self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, VANISHED_S * 1000)
         return self._connection
 
     def _disconnect(self) -> None:
@@ -247,6 +259,15 @@ class _OpenSockets:
             for connection in self._open:
                 with contextlib.suppress(OSError):  # the peer may have closed it first
                     connection.shutdown(socket.SHUT_RDWR)
+
+
+def _prepare(connection: socket.socket) -> None:
+    """Send at once, and let a wait for bytes break with an `OSError` once the other host has vanished."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_S)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_S)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, VANISHED_S // KEEPALIVE_S)
 
 
 def _receive_request(connection: socket.socket) -> tuple[int, ...] | None:

@@ -1,15 +1,12 @@
 """Ranks on several hosts meet, whatever the hosts are called: two network namespaces play the hosts."""
 
-import subprocess
-import sys
-import uuid
 from collections.abc import Iterator
 
 import pytest
 
 from baton.engine.ranks.interface import interface_with, own_address
+from support.hosts import ADDRESSES, Host, joined_hosts
 
-ADDRESSES = ("10.77.0.1", "10.77.0.2")
 PORT = 29500
 
 JOIN = """
@@ -24,55 +21,14 @@ print(group.largest([rank, -rank]))
 """
 
 
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True)
-
-
 @pytest.fixture
-def hosts() -> Iterator[list[str]]:
-    """Names of two namespaces joined by a cable."""
-    mark = uuid.uuid4().hex[:6]
-    names = [f"baton-{mark}-{end}" for end in (0, 1)]
-    cables = [f"b{mark}{end}" for end in (0, 1)]
-    try:
-        for name in names:
-            ip("netns", "add", name)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"network namespaces cannot be made here: {error}")
-    try:
-        ip("link", "add", cables[0], "type", "veth", "peer", "name", cables[1])
-        for name, cable, address in zip(names, cables, ADDRESSES, strict=True):
-            ip("link", "set", cable, "netns", name)
-            ip("-n", name, "addr", "add", f"{address}/24", "dev", cable)
-            ip("-n", name, "link", "set", cable, "up")
-            ip("-n", name, "link", "set", "lo", "up")
-        yield names
-    finally:
-        for name in names:
-            ip("netns", "del", name)
+def hosts() -> Iterator[list[Host]]:
+    with joined_hosts() as both:
+        yield both
 
 
-def test_ranks_of_two_hosts_meet_at_rank_0s_address(hosts: list[str]) -> None:
-    ranks = [
-        subprocess.Popen(
-            [
-                "ip",
-                "netns",
-                "exec",
-                name,
-                sys.executable,
-                "-P",
-                "-c",
-                JOIN,
-                str(rank),
-                ADDRESSES[0],
-                str(PORT),
-            ],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank, name in enumerate(hosts)
-    ]
+def test_ranks_of_two_hosts_meet_at_rank_0s_address(hosts: list[Host]) -> None:
+    ranks = [host.run_python(JOIN, str(rank), ADDRESSES[0], str(PORT)) for rank, host in enumerate(hosts)]
 
     try:
         said = [rank.communicate(timeout=90)[0].strip() for rank in ranks]
