@@ -51,7 +51,7 @@ class ReadyReport(msgspec.Struct, frozen=True, kw_only=True):
     kv_tokens_capacity: int
     block_tokens: int
     captured_batch_sizes: list[int]
-    """Ascending sizes that decode batches are padded to; empty: they are not."""
+    """Ascending sizes that decode batches are padded to, captured or not; empty: they are not."""
     lockstep_group: str | None
     """The same on all ranks that take every step together; null: none but this one."""
     load: Load | None
@@ -101,7 +101,7 @@ async def ready(http: web.Request) -> web.Response:
             max_model_len=engine.max_model_len,
             kv_tokens_capacity=(engine.num_blocks - 1) * engine.block_tokens,  # without the null block
             block_tokens=engine.block_tokens,
-            captured_batch_sizes=engine.captured_batch_sizes or engine.bucket_sizes,
+            captured_batch_sizes=engine.bucket_sizes,
             lockstep_group=engine.lockstep_group,
             load=_load(frontend.engine.stats, engine.block_tokens),
         )

@@ -154,6 +154,7 @@ class FakeEngine:
                 block_tokens=16,
                 block_bytes=4096,
                 bucket_sizes=[1, 2, 4],
+                captured_batch_sizes=[1, 2],
                 vocab_size=VOCABULARY,
             )
         )
