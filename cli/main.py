@@ -91,7 +91,7 @@ def up(
     has_ranks = any(ranks is not None for _, ranks in groups.values())
     drain = f"drain_grace_s={drain_s}"
     settings = [drain, *(set_ or [])]
-    if model == DEMO_MODEL and not has_ranks:
+    if model == DEMO_MODEL and not has_ranks and worker_config is None and may_guess(settings):
         settings.insert(0, "speculative.method=mtp")
     plan = FleetPlan(
         model=str(model),
@@ -243,6 +243,12 @@ def _settings(
         return load_settings(kind, file=config, flags=flags, overrides=overrides or ())
     except SettingsError as error:
         _fail(str(error))
+
+
+def may_guess(settings: list[str]) -> bool:
+    """Whether workers of the demo model guess ahead by themselves: a setting of one's own decides instead."""
+    keys = [setting.partition("=")[0] for setting in settings]
+    return not any(key == "run_ahead" or key.partition(".")[0] == "speculative" for key in keys)
 
 
 def _repeat(flag: str, values: list[str]) -> tuple[str, ...]:

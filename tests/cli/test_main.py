@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from baton import __version__
+from baton.cli.main import may_guess
 
 WORKER_FLAGS = """
     --model m --host 127.0.0.1 --port 1 --name n --served-model-name s --device cpu --dtype float32
@@ -66,6 +67,21 @@ def test_up_refuses_a_folder_without_a_checkpoint(tmp_path: Path) -> None:
     done = baton("up", "--model", str(tmp_path))
 
     assert (done.returncode, done.stderr) == (2, f"baton: --model {tmp_path}: no config.json in there\n")
+
+
+@pytest.mark.parametrize(
+    ("settings", "guesses"),
+    [
+        (["drain_grace_s=1"], True),
+        (["drain_grace_s=1", "run_ahead=true"], False),
+        (["speculative.tokens=2"], False),
+        (["speculative=null"], False),
+    ],
+)
+def test_the_demo_model_guesses_ahead_unless_one_s_own_settings_say_how_to_run(
+    settings: list[str], guesses: bool
+) -> None:
+    assert may_guess(settings) is guesses
 
 
 def test_a_child_whose_parent_is_gone_does_not_start() -> None:
