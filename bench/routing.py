@@ -12,13 +12,14 @@ import gc
 import random
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from baton.bench.table import percentile, render
 from baton.proxy.routing.fleet import Fleet
 from baton.proxy.routing.memory import RoutingMemory
-from baton.proxy.routing.policy import Policy
+from baton.proxy.routing.policy import Decision, Policy
 from baton.proxy.routing.policy_file import DEFAULTS, build_policy, memory_for
 from baton.proxy.routing.view import RequestView
 from baton.proxy.simulator.simulation import MODEL, FleetSize, simulated_fleet
@@ -28,11 +29,16 @@ PROMPT_BYTES = 64 * 1024
 SYSTEM_BYTES = 8 * 1024
 BYTES_PER_TOKEN = 4
 FLEETS = (10, 100, 1000)
-BACKGROUND = 2_000
-"""Requests that have gone through the fleet before anything is measured."""
 ROUNDS = 10
 IN_FLIGHT = 4
 """Requests on each decode worker while it is measured."""
+ENDED = 8
+"""Requests for each decode worker that have gone through the fleet before anything is measured."""
+PREFILL_S = 0.6
+"""From its dispatch to the prompt's answer."""
+HAND_OVER_S = 0.03
+ANSWER_S = 2.5
+OUTPUT_TOKENS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +77,63 @@ class Prompts:
         )
 
 
+class Traffic:
+    """Requests that come evenly, have their prompts answered and their answers ended in time."""
+
+    def __init__(self, policy: Policy, memory: RoutingMemory, fleet: Fleet, in_flight: int) -> None:
+        """Come so often that `in_flight` decode at any time."""
+        self._policy, self._memory, self._fleet = policy, memory, fleet
+        self._now = 0.0
+        self._gap_s = ANSWER_S / in_flight
+        self._in_flight = in_flight
+        self._prefilling: deque[tuple[float, RequestView, int]] = deque()
+        self._decoding: deque[tuple[float, RequestView]] = deque()
+
+    def warm_up(self, prompts: Prompts) -> None:
+        """Fill the fleet, and have `ENDED` more for each decode worker go through it."""
+        for _ in range(round(self._in_flight * (1 + PREFILL_S / ANSWER_S + ENDED / IN_FLIGHT))):
+            now, request = self.pass_time(), prompts.request()
+            decision = self._policy.decide(request, self._fleet, now)
+            assert decision is not None
+            held = self.held_tokens(request, decision)
+            self._memory.dispatched(request, decision, now)
+            self.sent(request, held)
+
+    def pass_time(self) -> float:
+        """Return when the next request comes, with everything done that is due by then."""
+        memory, now = self._memory, self._now + self._gap_s
+        self._now = now
+        while self._prefilling and self._prefilling[0][0] <= now:
+            due, request, held = self._prefilling.popleft()
+            memory.prefilled(request, prompt_tokens=request.prompt_tokens, cached_tokens=held, now=due)
+            memory.streaming(request, cached_tokens=None, now=due + HAND_OVER_S)
+            self._decoding.append((due + ANSWER_S, request))
+        while self._decoding and self._decoding[0][0] <= now:
+            due, request = self._decoding.popleft()
+            memory.ended(request, output_tokens=OUTPUT_TOKENS, now=due)
+        return now
+
+    def held_tokens(self, request: RequestView, decision: Decision) -> int:
+        """Return how much of the prompt the chosen worker holds: all that the index says."""
+        computes = decision.prefill or decision.decode
+        chunks = self._memory.match(request, self._now).chunks(computes.name)
+        return min(round(chunks * request.key_tokens), request.prompt_tokens - 1)
+
+    def sent(self, request: RequestView, held_tokens: int) -> None:
+        """It was dispatched now."""
+        self._prefilling.append((self._now + PREFILL_S, request, held_tokens))
+
+
 def measure(workers: int, policy_name: str, decisions: int) -> Cost:
     """Return what decisions cost among `workers`."""
     config = DEFAULTS[policy_name]
     memory = memory_for(config, now=0.0)
     policy = build_policy(config, memory)
-    fleet = simulated_fleet(FleetSize(workers // 2, workers - workers // 2))
+    fleet_size = FleetSize(workers // 2, workers - workers // 2)
+    fleet = simulated_fleet(fleet_size)
     prompts = Prompts(seed=workers)
-    now = _warm_up(policy, memory, fleet, prompts, IN_FLIGHT * workers // 2)
+    traffic = Traffic(policy, memory, fleet, IN_FLIGHT * fleet_size.decode)
+    traffic.warm_up(prompts)
     hashing: list[float] = []
     lookups: list[float] = []
     whole: list[float] = []
@@ -86,19 +141,17 @@ def measure(workers: int, policy_name: str, decisions: int) -> Cost:
     gc.collect()
     gc.disable()
     for _ in range(decisions):
-        now += 0.001
+        now = traffic.pass_time()
         twin, request = prompts.request(), prompts.request()
-        twin.prefix_keys = None
         hashing.append(_cpu_us(lambda: memory.keys(twin)))  # noqa: B023
         lookups.append(_cpu_us(lambda: memory.match(twin, now)))  # noqa: B023
         decided = []
         whole.append(_cpu_us(lambda: decided.append(policy.decide(request, fleet, now))))  # noqa: B023
         decision = decided[0]
         assert decision is not None
+        held = traffic.held_tokens(request, decision)
         dispatches.append(_cpu_us(lambda: memory.dispatched(request, decision, now)))  # noqa: B023
-        memory.prefilled(request, prompt_tokens=None, cached_tokens=2048, now=now + 1)
-        memory.streaming(request, cached_tokens=None, now=now + 1)
-        memory.ended(request, output_tokens=100, now=now + 2)
+        traffic.sent(request, held)
     gc.enable()
     return Cost(
         workers,
@@ -114,25 +167,6 @@ def _least_median(values: Sequence[float]) -> float:
     """Return the least of the medians of consecutive rounds."""
     size = max(len(values) // ROUNDS, 1)
     return min(percentile(values[start : start + size], 0.5) for start in range(0, len(values), size))
-
-
-def _warm_up(policy: Policy, memory: RoutingMemory, fleet: Fleet, prompts: Prompts, in_flight: int) -> float:
-    """Send requests through the fleet, leave `in_flight` of them there, and return the time it is then."""
-    now = 0.0
-    open_requests: list[RequestView] = []
-    for _ in range(BACKGROUND):
-        now += 0.01
-        request = prompts.request()
-        decision = policy.decide(request, fleet, now)
-        assert decision is not None
-        memory.dispatched(request, decision, now)
-        open_requests.append(request)
-        if len(open_requests) > in_flight:
-            done = open_requests.pop(0)
-            memory.prefilled(done, prompt_tokens=None, cached_tokens=2048, now=now)
-            memory.streaming(done, cached_tokens=None, now=now)
-            memory.ended(done, output_tokens=100, now=now)
-    return now
 
 
 def _cpu_us(action: Callable[[], object]) -> float:
