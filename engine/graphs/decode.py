@@ -1,5 +1,6 @@
 """Decode steps, one graph a batch size: inputs are copied to tensors that stay, logits are left in one."""
 
+import logging
 from collections.abc import Callable, Iterable
 
 import torch
@@ -7,6 +8,8 @@ from torch import Tensor
 
 from ..batch import DecodeBatch
 from .backend import Graph, GraphBackend
+
+logger = logging.getLogger(__name__)
 
 Decode = Callable[[DecodeBatch], Tensor]
 """A decode step whose shapes the size of the batch alone decides: float32 logits of all its rows"""
@@ -67,11 +70,25 @@ class DecodeGraphs:
         self._inputs = DecodeInputs(largest, max_blocks, device)
         self._logits = torch.zeros(largest, vocab, dtype=torch.float32, device=device)
         self._graphs: dict[int, Graph] = {}
+        self._missed: set[int] = set()
 
     @property
     def sizes(self) -> list[int]:
         """Batch sizes that are captured, in order."""
         return sorted(self._graphs)
+
+    def holds(self, size: int) -> bool:
+        """Tell whether a size is captured; the log hears once of each that is not."""
+        if size in self._graphs:
+            return True
+        if size not in self._missed:
+            self._missed.add(size)
+            logger.warning(
+                "decode batches of %d rows are not captured and run eagerly, which is slower; captured: %s",
+                size,
+                self.sizes,
+            )
+        return False
 
     def capture(self, backend: GraphBackend, sizes: Iterable[int], captured: Callable[[], None]) -> None:
         """Capture the sizes, largest first; `captured` is called after each."""

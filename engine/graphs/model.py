@@ -28,7 +28,6 @@ class GraphedModel:
         self._kv = kv
         self._decode: DecodeGraphs | None = None
         self._prefill: PrefillGraphs | None = None
-        self._told: set[int] = set()
 
     @property
     def config(self) -> ModelConfig:
@@ -95,13 +94,6 @@ class GraphedModel:
         """Advance each sequence by one token; the logits stay valid until the next step."""
         assert kv is self._kv, "graphs hold the address of the pool they were captured with"
         size = batch.token_ids.shape[0]
-        if self._decode is not None and size in self._decode.sizes:
+        if self._decode is not None and self._decode.holds(size):
             return self._decode.replay(batch, size)
-        if size not in self._told:
-            self._told.add(size)
-            logger.warning(
-                "decode batches of %d rows are not captured and run eagerly, which is slower; captured: %s",
-                size,
-                self.captured_batch_sizes,
-            )
         return self._model.decode(batch, kv)

@@ -109,7 +109,7 @@ class PhasedModel:
     def decode(self, batch: DecodeBatch, kv: Tensor) -> Tensor:
         """Advance each sequence by one token, together with all ranks."""
         if not self.decode_in_halves:
-            if self._graphs is not None and self.decode_rows in self._graphs.sizes:
+            if self._graphs is not None and self._graphs.holds(self.decode_rows):
                 return self._graphs.replay(batch, self.decode_rows)[: batch.token_ids.shape[0]]
             self._moe.enter_decode(self.decode_rows)
             return self._model.decode(batch, kv)
