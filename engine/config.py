@@ -168,6 +168,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     decode_threads: int | None = None
     """Threads of a decode step; absent: one fewer, as the frontend is busy while sequences decode."""
     kv_cache_bytes: int = 256 * 1024 * 1024
+    """Size of the KV pool. On a CPU, copies of what is being decoded may take half as much again."""
     num_blocks: int | None = None
     """Overrides `kv_cache_bytes`; includes the null block."""
     block_tokens: int = 64

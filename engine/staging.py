@@ -187,6 +187,7 @@ class DecodeStaging:
     def _continued(self, sequences: list[Sequence]) -> list[bool] | None:
         if self._static_width is not None:
             return None  # a GPU reads the pool
+        # What was staged may be of a step that failed: then every row of it has ended, and none goes on.
         positions = self._positions.host[: len(sequences)].tolist()
         return [
             blocks is sequence.blocks and position + 1 == sequence.num_computed

@@ -82,11 +82,11 @@ class Rebalancer:
     @contextlib.contextmanager
     def uncounted(self) -> Iterator[None]:
         """Leave what is computed meanwhile out of the load."""
-        for _, table in self._layers:
-            table.is_counting = False
-        yield
-        for _, table in self._layers:
-            table.is_counting = True
+        self._count(is_counting=False)
+        try:
+            yield
+        finally:
+            self._count(is_counting=True)
 
     def after_step(self) -> None:
         """Do what is due between two steps."""
@@ -100,6 +100,10 @@ class Rebalancer:
         if self._steps % self._interval == max(self._interval - self._window, 0):
             for _, table in self._layers:
                 table.load.zero_()
+
+    def _count(self, *, is_counting: bool) -> None:
+        for _, table in self._layers:
+            table.is_counting = is_counting
 
     def _plan(self) -> None:
         counted = torch.stack([table.load for _, table in self._layers])

@@ -6,6 +6,7 @@ the engine loop asks for `rung_wave` and `lost_rank`, and is woken when either c
 """
 
 import contextlib
+import logging
 import selectors
 import socket
 import struct
@@ -13,6 +14,8 @@ import threading
 from collections.abc import Callable
 
 from .errors import GroupFailedError
+
+logger = logging.getLogger(__name__)
 
 _FRAME = struct.Struct("!cQ")
 _RING, _LOST, _HELLO = b"r", b"l", b"h"
@@ -104,20 +107,24 @@ def listen(host: str) -> socket.socket:
 def accept_peers(listener: socket.socket, size: int, timeout_s: float) -> dict[int, socket.socket]:
     """Wait until every other rank has called. Raises `GroupFailedError`."""
     peers: dict[int, socket.socket] = {}
+
+    def missing() -> list[int]:
+        return [rank for rank in range(1, size) if rank not in peers]
+
     listener.settimeout(timeout_s)
     try:
-        while len(peers) < size - 1:
+        while missing():
             connection, _ = listener.accept()
             connection.settimeout(timeout_s)
             frame = _read_frame(connection)
-            if frame is None or frame[0] != _HELLO:
+            if frame is None or frame[0] != _HELLO or frame[1] not in missing():
+                logger.warning("someone called who is none of the ranks %s that are missing", missing())
                 connection.close()
                 continue
             connection.settimeout(None)
             peers[frame[1]] = connection
     except TimeoutError:
-        missing = sorted(set(range(1, size)) - set(peers))
-        raise GroupFailedError(f"ranks {missing} did not call within {timeout_s} s") from None
+        raise GroupFailedError(f"ranks {missing()} did not call within {timeout_s} s") from None
     return peers
 
 

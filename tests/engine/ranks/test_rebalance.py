@@ -1,9 +1,18 @@
 """Experts move between ranks while they serve: the load evens out and no token changes."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
+import pytest
+import torch
+
+from baton.engine.balance.packing import Cluster
+from baton.engine.config import RanksConfig
 from baton.engine.models import load_model
-from baton.engine.ranks.rebalance import Move, moves_between
+from baton.engine.ranks.rebalance import Move, Rebalancer, ReplicatedLayer, moves_between
+from baton.kernels.moe.collectives import Collectives
+from baton.kernels.moe.replicas import ReplicaTable
 from support.checkpoints import make_qwen3_moe
 from support.driver import Driver
 from support.ranked_models import greedy_tokens_while_moving, several_each
@@ -42,6 +51,22 @@ def test_experts_of_a_model_without_groups_move_and_no_token_changes(tmp_path: P
     for rank, result in enumerate(results):
         assert result.tokens == driver.generate([driver.sequence(p) for p in several_each(rank)], 16)
     assert any(table != tuple(slot % 8 for slot in range(12)) for table in results[0].tables)
+
+
+def test_a_dummy_that_raises_leaves_the_load_counted() -> None:
+    table = ReplicaTable(3, 4, offset=0, device=torch.device("cpu"))
+    cluster, config = Cluster(slots=4, ranks=1), RanksConfig(rank=0, size=1, port=1)
+    layer, nobody = cast("ReplicatedLayer", SimpleNamespace(replicas=table)), cast("Collectives", None)
+    rebalancer = Rebalancer([layer], nobody, cluster, config)
+
+    def run_dummy() -> None:
+        with rebalancer.uncounted():
+            assert not table.is_counting
+            raise RuntimeError("the dummy broke")
+
+    with pytest.raises(RuntimeError, match="the dummy broke"):
+        run_dummy()
+    assert table.is_counting
 
 
 def test_a_replica_on_the_same_rank_is_copied_from_there() -> None:

@@ -57,6 +57,20 @@ def test_every_rank_learns_which_one_has_ended(members: list[Member], ending: in
     assert [member.watch.wait_for_loss(DEADLINE_S) for member in others] == [ending, ending]
 
 
+def test_only_ranks_that_are_missing_are_taken() -> None:
+    with listen("127.0.0.1") as listener:
+        place = listener.getsockname()
+        calls = [call_rank_0(*place, rank, DEADLINE_S) for rank in (1, 1, 0, 7, 2)]
+        peers = accept_peers(listener, 3, DEADLINE_S)
+
+    assert sorted(peers) == [1, 2]
+    assert [call.getsockname() for call in (calls[0], calls[4])] == [
+        peers[rank].getpeername() for rank in (1, 2)
+    ]
+    for connection in (*calls, *peers.values()):
+        connection.close()
+
+
 def test_a_rank_that_does_not_call_is_named() -> None:
     with listen("127.0.0.1") as listener, pytest.raises(GroupFailedError, match=r"ranks \[1\] did not call"):
         accept_peers(listener, 2, 0.05)
