@@ -14,6 +14,9 @@ FP8_MAX = 448.0
 GROUP = 128
 SMALLEST = 1e-10  # the largest value of a group is taken to be at least this
 
+Quantised = tuple[Tensor, Tensor]
+"""Rows in FP8: values and factors, as `quantise_groups` has them; leading dimensions are free"""
+
 
 @by_device
 def quantise_groups(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -23,7 +26,7 @@ def quantise_groups(x: Tensor) -> tuple[Tensor, Tensor]:
     returns  [tokens, width] float8_e4m3fn, [tokens, ceil(width / 128)] float32
     """
     tokens, width = x.shape
-    padded = torch.nn.functional.pad(x.float(), (0, -width % GROUP)).view(tokens, -1, GROUP)
+    padded = torch.nn.functional.pad(x.float(), (0, -width % GROUP)).view(tokens, -(-width // GROUP), GROUP)
     scales = padded.abs().amax(-1).clamp_(min=SMALLEST) / FP8_MAX
     values = (padded / scales.unsqueeze(-1)).to(FP8).flatten(1)[:, :width]
     return values.contiguous(), scales

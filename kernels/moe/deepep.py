@@ -12,13 +12,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..fp8 import Quantised
+
 LOW_LATENCY_HIDDEN = (2048, 2560, 3072, 4096, 5120, 6144, 7168, 8192)
 """Hidden sizes that the low-latency kernels are compiled for."""
 LOW_LATENCY_MAX_TOP_K = 11
 INTRANODE_RANKS = 8
 """Up to so many ranks all traffic of the normal kernels is NVLink."""
 
-Rows = Tensor | tuple[Tensor, Tensor]
+Rows = Tensor | Quantised
 """bfloat16 [n, hidden], or float8_e4m3fn [n, hidden] with float32 factors [n, hidden / 128]"""
 
 

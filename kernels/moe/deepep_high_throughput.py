@@ -8,11 +8,11 @@ The rows that arrive carry local expert ids, -1 for experts of other ranks.
 
 from torch import Tensor
 
-from .deepep import Event, Rows, SharedBuffer, check_carried
+from ..fp8 import quantise_groups
+from .deepep import Event, SharedBuffer, check_carried
 from .finalize import finalize_contiguous
 from .pair import Pending, Prepared
 from .prepare import prepare_contiguous
-from .quantise import dequantise_rows, quantise_rows
 from .rows import ActivationFormat, ContiguousRows
 
 
@@ -35,7 +35,7 @@ class DeepEpHighThroughput:
             ids, self._num_experts, **self._behind(self._shared.capture())
         )
         came, came_ids, came_weights, _, handle, event = buffer.dispatch(
-            quantise_rows(x) if self._fp8 else x.contiguous(),
+            quantise_groups(x) if self._fp8 else x.contiguous(),
             num_tokens_per_rank=per_rank,
             num_tokens_per_rdma_rank=per_rdma_rank,
             is_token_in_rank=in_rank,
@@ -47,8 +47,7 @@ class DeepEpHighThroughput:
 
         def receive() -> Prepared[ContiguousRows]:
             event.current_stream_wait()
-            rows = _as_bfloat16(came, x)
-            routed = prepare_contiguous(rows, came_ids, range(self._experts))
+            routed = prepare_contiguous(came, came_ids, range(self._experts))
 
             def finalize(outputs: Tensor) -> Pending[Tensor]:
                 sums = finalize_contiguous(outputs, routed, came_weights)
@@ -73,7 +72,3 @@ class DeepEpHighThroughput:
     def _behind(event: Event) -> dict[str, object]:
         """Run on the communication stream behind `event`, without holding up the compute stream."""
         return {"previous_event": event, "async_finish": True, "allocate_on_comm_stream": True}
-
-
-def _as_bfloat16(came: Rows, like: Tensor) -> Tensor:
-    return dequantise_rows(came, like.dtype) if isinstance(came, tuple) else came

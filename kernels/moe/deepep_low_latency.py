@@ -13,7 +13,6 @@ from torch import Tensor
 
 from .deepep import DeepEpError, SharedBuffer, check_carried, check_low_latency
 from .pair import Pending, Prepared
-from .quantise import dequantise_rows
 from .rows import ActivationFormat, BatchedRows
 
 
@@ -51,9 +50,8 @@ class DeepEpLowLatency:
 
         def receive() -> Prepared[BatchedRows]:
             hook()
-            frame = dequantise_rows(came, x.dtype) if isinstance(came, tuple) else came
             return Prepared(
-                BatchedRows(frame, counts), lambda outputs: self._combine(outputs, ids, weights, handle)
+                BatchedRows(came, counts), lambda outputs: self._combine(outputs, ids, weights, handle)
             )
 
         return receive

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..silu_mul import silu_mul
 from .experts_grouped import batched_frame, contiguous_tiles
-from .rows import BatchedRows, ContiguousRows
+from .rows import BatchedRows, ContiguousRows, plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def experts_contiguous(routed: ContiguousRows, weights: ExpertWeights) -> Tensor
     """
     if weights.grouped:
         return contiguous_tiles(routed, weights)
-    rows = routed.rows
+    rows = plain(routed.rows, weights.gate_up.dtype)
     hidden = rows.new_empty(rows.shape[0], weights.gate_up.shape[1])
     _grouped_mm(rows, weights.gate_up_of, routed, hidden)
     out = torch.empty_like(rows, memory_format=torch.contiguous_format)
@@ -63,17 +63,18 @@ def experts_batched(routed: BatchedRows, weights: ExpertWeights) -> Tensor:
 
     On a CPU only the rows that count are computed, expert by expert. On a GPU no shape depends on them.
 
-    returns  [owned experts, max rows, hidden], on a CPU in the memory of `routed.rows`, which are used up;
-             rows beyond the counts are garbage
+    returns  [owned experts, max rows, hidden], on a CPU in the memory of plain `routed.rows`, which are used
+             up; rows beyond the counts are garbage
     """
     if weights.grouped:
         return batched_frame(routed, weights)
+    frame = plain(routed.rows, weights.gate_up.dtype)
     for expert, count in enumerate(routed.counts.tolist()):
         if count:
-            rows = routed.rows[expert, :count]
+            rows = frame[expert, :count]
             hidden = torch.mm(rows, weights.gate_up_of[expert])
             torch.mm(silu_mul(hidden), weights.down_of[expert], out=rows)
-    return routed.rows
+    return frame
 
 
 def _grouped_mm(rows: Tensor, matrices: list[Tensor], routed: ContiguousRows, out: Tensor) -> None:

@@ -9,19 +9,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..fp8 import quantise_groups
+from ..fp8 import Quantised, quantise_groups
 from ..silu_mul import silu_mul, silu_mul_masked, silu_mul_quantise, silu_mul_quantise_masked
 from .grouped_gemm import grouped_gemm, grouped_gemm_fp8, grouped_gemm_fp8_masked, grouped_gemm_masked
-from .rows import BatchedRows, ContiguousRows
+from .rows import BatchedRows, ContiguousRows, plain
 
 if TYPE_CHECKING:
     from .experts import ExpertWeights
 
 ALIGNMENT = 128
 """Rows of a tile in the contiguous layout: a multiple suits every kernel, DeepGEMM's too."""
-
-Quantised = tuple[Tensor, Tensor]
-"""Values and factors, as `quantise_groups` has them"""
 
 
 def masked(
@@ -59,7 +56,9 @@ def batched_frame(routed: BatchedRows, weights: "ExpertWeights") -> Tensor:
     """Run every expert over its frame, as `experts.experts_batched` does."""
     rows = routed.rows
     if weights.scales is None:
-        return masked(rows.contiguous(), routed.counts, weights)
+        return masked(plain(rows, weights.gate_up.dtype).contiguous(), routed.counts, weights)
+    if not isinstance(rows, Tensor):
+        return masked(rows, routed.counts, weights)
     values, scales = quantise_groups(rows.flatten(0, 1))
     frame = (*rows.shape[:2], -1)
     return masked((values.view(frame), scales.view(frame)), routed.counts, weights).to(rows.dtype)
@@ -67,25 +66,36 @@ def batched_frame(routed: BatchedRows, weights: "ExpertWeights") -> Tensor:
 
 def contiguous_tiles(routed: ContiguousRows, weights: "ExpertWeights") -> Tensor:
     """Run each present expert over its rows, as `experts.experts_contiguous` does, in aligned tiles."""
-    rows = routed.rows
-    if not rows.shape[0]:
-        return rows.new_empty(rows.shape)
-    places, tiles = _aligned(routed, rows.device)
-    frame = torch.zeros(len(tiles) * ALIGNMENT, rows.shape[1], dtype=rows.dtype, device=rows.device)
-    frame[places] = rows
-    out = tiled(frame if weights.scales is None else quantise_groups(frame), tiles, weights)
-    return out[places].to(rows.dtype)
+    rows = routed.rows if weights.scales is not None else plain(routed.rows, weights.gate_up.dtype)
+    dtype = rows.dtype if isinstance(rows, Tensor) else torch.bfloat16
+    if not routed.counts:
+        return torch.empty(0, weights.down.shape[1], dtype=dtype, device=weights.down.device)
+    places, tiles = _aligned(routed, weights.down.device)
+    frame: Tensor | Quantised
+    if weights.scales is None:
+        assert isinstance(rows, Tensor)
+        frame = _spread(rows, places, tiles)
+    else:
+        values, scales = quantise_groups(rows) if isinstance(rows, Tensor) else rows
+        as_bytes = _spread(values.view(torch.uint8), places, tiles)  # not every operation knows FP8
+        frame = as_bytes.view(values.dtype), _spread(scales, places, tiles)
+    return tiled(frame, tiles, weights)[places].to(dtype)
+
+
+def _spread(rows: Tensor, places: Tensor, tiles: Tensor) -> Tensor:
+    frame = rows.new_zeros(len(tiles) * ALIGNMENT, rows.shape[1])
+    return frame.index_copy_(0, places, rows)
 
 
 def _aligned(routed: ContiguousRows, device: torch.device) -> tuple[Tensor, Tensor]:
     """Where each row goes in a frame of aligned tiles, and the expert of each tile."""
-    places: list[int] = []
-    tiles: list[int] = []
-    for expert, count in zip(routed.experts, routed.counts, strict=True):
-        start = len(tiles) * ALIGNMENT
-        places += range(start, start + count)
-        tiles += [expert] * -(-count // ALIGNMENT)
-    return torch.tensor(places, device=device), torch.tensor(tiles, dtype=torch.int32, device=device)
+    experts, counts = torch.tensor([routed.experts, routed.counts])
+    used = (counts + ALIGNMENT - 1) // ALIGNMENT
+    rows, tiles = int(counts.sum()), int(used.sum())
+    shifts = (used.cumsum(0) - used) * ALIGNMENT - (counts.cumsum(0) - counts)
+    experts, counts, used, shifts = torch.stack([experts, counts, used, shifts]).to(device)  # one copy
+    places = torch.arange(rows, device=device) + shifts.repeat_interleave(counts, output_size=rows)
+    return places, experts.int().repeat_interleave(used, output_size=tiles)
 
 
 def _scales(weights: "ExpertWeights") -> tuple[Tensor, Tensor]:

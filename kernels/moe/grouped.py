@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..fp8 import quantise_groups
+from ..fp8 import Quantised, quantise_groups
 from .experts import ExpertWeights
-from .experts_grouped import ALIGNMENT, Quantised, masked, tiled
+from .experts_grouped import ALIGNMENT, masked, tiled
 from .pair import Pending
 from .routes import contiguous_capacity, permute, route_contiguous, route_masked, unpermute
 

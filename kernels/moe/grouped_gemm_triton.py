@@ -79,6 +79,7 @@ def grouped_gemm_fp8_masked(
     """Launch; shapes as in the reference."""
     experts, capacity, depth = rows.shape
     _check_masked(rows, weights, counts)
+    row_scales = row_scales.contiguous()  # those of a dispatch lie column by column, as DeepGEMM wants them
     _check_scales(rows, row_scales, weights, weight_scales)
     out = torch.empty(experts, capacity, weights.shape[1], dtype=torch.bfloat16, device=rows.device)
     if out.numel():

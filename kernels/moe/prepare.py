@@ -1,27 +1,30 @@
 """First stage: group token rows by expert."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..by_device import wants_fixed_shapes
+from ..fp8 import Quantised
 from .frames import Frames
 from .rows import BatchedRows, ContiguousRows
 
 
-def prepare_contiguous(x: Tensor, ids: Tensor, owned: range) -> ContiguousRows:
+def prepare_contiguous(x: Tensor | Quantised, ids: Tensor, owned: range) -> ContiguousRows:
     """Gather one row for each routed pair whose expert is owned, expert after expert.
 
     Pairs of experts outside `owned`, such as -1 of a padding row, get no row.
 
-    x    [tokens, hidden]
+    x    [tokens, hidden]; quantised rows stay so
     ids  [tokens, top_k]   int64
     """
     tokens, top_k = ids.shape
     if tokens == 1 and owned.start == 0 and len(owned) > 0:
         experts = ids[0].tolist()
         if all(expert in owned for expert in experts):
-            return ContiguousRows(x.expand(top_k, -1), experts, [1] * top_k, None)
+            return ContiguousRows(_each(x, lambda part: part.expand(top_k, -1)), experts, [1] * top_k, None)
     # The host needs the counts in any case, and numpy sorts a few ids in half of torch's time.
     local = (ids.cpu().numpy().ravel() - (owned.start - 1)).clip(0, len(owned) + 1)  # 0 and n + 1: not owned
     order = local.argsort(kind="stable")
@@ -32,10 +35,19 @@ def prepare_contiguous(x: Tensor, ids: Tensor, owned: range) -> ContiguousRows:
     if below or above:
         positions[(positions < 0) | (positions > kept)] = kept
         order = order[below : below + kept]
-    rows = x.index_select(0, torch.from_numpy(order // top_k).to(x.device))
+    sources = torch.from_numpy(order // top_k).to(ids.device)
+    rows = _each(x, lambda part: part.index_select(0, sources))
     present = [expert for expert, count in enumerate(counts) if count]
-    places = torch.from_numpy(positions).to(x.device).view(tokens, top_k)
+    places = torch.from_numpy(positions).to(ids.device).view(tokens, top_k)
     return ContiguousRows(rows, present, [counts[e] for e in present], places)
+
+
+def _each(x: Tensor | Quantised, pick: Callable[[Tensor], Tensor]) -> Tensor | Quantised:
+    """Pick rows, or values (as bytes: not every operation knows FP8) and factors alike."""
+    if isinstance(x, Tensor):
+        return pick(x)
+    values, scales = x
+    return pick(values.view(torch.uint8)).view(values.dtype), pick(scales)
 
 
 def prepare_batched(

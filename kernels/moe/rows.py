@@ -13,7 +13,10 @@ applied by `finalize` and by no other stage.
 import enum
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+from ..fp8 import Quantised, dequantise_groups
 
 
 class ActivationFormat(enum.Enum):
@@ -27,8 +30,8 @@ class ActivationFormat(enum.Enum):
 class ContiguousRows:
     """Token rows grouped by expert; only experts with rows appear."""
 
-    rows: Tensor
-    """[n, hidden]"""
+    rows: Tensor | Quantised
+    """[n, hidden]; quantised where they travelled so"""
     experts: list[int]
     """Local index of each expert that has rows, ascending unless a single token was routed."""
     counts: list[int]
@@ -41,7 +44,12 @@ class ContiguousRows:
 class BatchedRows:
     """Token rows in a fixed frame: the first `counts[e]` rows of expert `e` count, the others are garbage."""
 
-    rows: Tensor
-    """[owned experts, max rows, hidden]"""
+    rows: Tensor | Quantised
+    """[owned experts, max rows, hidden]; quantised where they travelled so"""
     counts: Tensor
     """[owned experts] int32, on the device of the rows"""
+
+
+def plain(rows: Tensor | Quantised, dtype: torch.dtype) -> Tensor:
+    """Return rows for experts whose weights are not quantised; plain ones as they are."""
+    return rows if isinstance(rows, Tensor) else dequantise_groups(*rows).to(dtype)

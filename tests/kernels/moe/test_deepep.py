@@ -1,18 +1,20 @@
 """The DeepEP backends call it as documented and give the right sums, two batches in flight included."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from baton.kernels.fp8 import dequantise_groups, quantise_blocks, quantise_groups
 from baton.kernels.moe.backend import BATCHED_EXPERTS, CONTIGUOUS_EXPERTS, FormatError, StagedMoe
 from baton.kernels.moe.deepep import DeepEpError, SharedBuffer, open_high_throughput
 from baton.kernels.moe.deepep_elastic import DeepEpElasticBatched, DeepEpElasticContiguous
 from baton.kernels.moe.deepep_high_throughput import DeepEpHighThroughput
 from baton.kernels.moe.deepep_low_latency import DeepEpLowLatency
-from baton.kernels.moe.quantise import dequantise_rows, quantise_rows
+from baton.kernels.moe.experts import ExpertWeights
 from support.fake_deep_ep import Buffer, ElasticBuffer, Group, MisuseError, run_threads
 from support.moe_cases import Layer, owned_by
 
@@ -20,6 +22,7 @@ LAYER = Layer(experts=8, hidden=2048, width=16, top_k=3, dtype=torch.bfloat16)
 MAX_TOKENS = 6
 TOLERANCE = 0.015
 """Relative error in the Frobenius norm: bfloat16 rows and sums."""
+FP8_TOLERANCE = 8e-2
 
 
 def share(group: Group) -> int:
@@ -72,7 +75,7 @@ MAKERS: dict[str, Callable[[Group], StagedMoe[Any]]] = {
 
 def answer(name: str, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     x, ids, weights = batch
-    rounded = dequantise_rows(quantise_rows(x), x.dtype) if "FP8" in name else x
+    rounded = dequantise_groups(*quantise_groups(x)).to(x.dtype) if "FP8" in name else x
     return LAYER.answer(rounded, ids, weights)
 
 
@@ -102,6 +105,24 @@ def test_ranks_with_different_numbers_of_tokens_get_their_sums(name: str, ranks:
     for results in run_threads(ranks, run):
         for actual, expected in results:
             assert relative_error(actual, expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["high throughput, FP8", "low latency, FP8"])
+def test_rows_that_travelled_in_fp8_stay_so_up_to_experts_in_fp8(name: str) -> None:
+    make = MAKERS[name]
+
+    def run(group: Group) -> tuple[Tensor, Tensor, Tensor]:
+        backend, plain = make(group), LAYER.weights(owned_by(group.rank(), 2, LAYER.experts))
+        gate_up, down = quantise_blocks(plain.gate_up), quantise_blocks(plain.down)
+        batch = routing_of(group, 0, 5)
+        begun = backend.begin(*batch, ExpertWeights.of_fp8(plain.owned, gate_up, down))
+        prepared = begun.prepared()
+        values, _ = prepared.rows.rows
+        return values, replace(begun, prepared=lambda: prepared).compute()(), answer(name, batch)
+
+    for values, actual, expected in run_threads(2, run):
+        assert values.dtype is torch.float8_e4m3fn
+        assert relative_error(actual, expected) < FP8_TOLERANCE
 
 
 @pytest.mark.parametrize("name", MAKERS)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from baton.bench.gpu.error import relative_error
-from baton.kernels.fp8 import dequantise_blocks, quantise_blocks
+from baton.kernels.fp8 import dequantise_blocks, dequantise_groups, quantise_blocks, quantise_groups
 from baton.kernels.moe.experts import ExpertWeights, experts_batched, experts_contiguous
 from baton.kernels.moe.experts_grouped import batched_frame, contiguous_tiles
 from baton.kernels.moe.prepare import prepare_batched, prepare_contiguous
@@ -45,3 +45,37 @@ def test_rows_in_frames(tokens: int) -> None:
 
     torch.testing.assert_close(batched_frame(garbage, expanded)[live], expected)
     assert relative_error(experts_batched(garbage, fp8)[live], expected) <= FP8_TOLERANCE
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 3, 300])
+def test_contiguous_rows_that_come_quantised_are_taken_as_they_are(tokens: int) -> None:
+    x, ids, _ = LAYER.routing(tokens, seed=tokens)
+    ids = ids.clamp(min=0)
+    quantised = quantise_groups(x.bfloat16())
+    routed = prepare_contiguous(quantised, ids, range(LAYER.experts))
+    plain = prepare_contiguous(x.bfloat16(), ids, range(LAYER.experts))
+    rounded = prepare_contiguous(dequantise_groups(*quantised), ids, range(LAYER.experts))
+    fp8, expanded = fp8_and_expanded()
+
+    assert torch.equal(experts_contiguous(routed, fp8), experts_contiguous(plain, fp8))
+    for run in (experts_contiguous, contiguous_tiles):
+        torch.testing.assert_close(run(routed, expanded), run(rounded, expanded))
+
+
+def test_frames_that_come_quantised_are_taken_as_they_are() -> None:
+    x, ids, _ = LAYER.routing(7, seed=7)
+    plain, _ = prepare_batched(x.bfloat16(), ids, LAYER.experts)
+    live = torch.arange(7) < plain.counts.unsqueeze(1)
+    plain = replace(plain, rows=plain.rows.masked_fill(~live.unsqueeze(-1), 0.0))
+    values, scales = (
+        part.view(*plain.rows.shape[:2], -1) for part in quantise_groups(plain.rows.flatten(0, 1))
+    )
+    routed = replace(
+        plain, rows=(values, scales.mT.contiguous().mT)
+    )  # column by column, as DeepEP gives them
+    rounded = replace(plain, rows=dequantise_groups(values, scales))
+    fp8, expanded = fp8_and_expanded()
+
+    assert torch.equal(experts_batched(routed, fp8)[live], experts_batched(plain, fp8)[live])
+    for run in (batched_frame, experts_batched):
+        torch.testing.assert_close(run(routed, expanded)[live], run(rounded, expanded)[live])
