@@ -129,6 +129,9 @@ def worker(
     ranks: Annotated[int | None, typer.Option(help="How many workers share the experts.")] = None,
     rank_host: Annotated[str | None, typer.Option(help="Address of rank 0, the same for all ranks.")] = None,
     rank_port: Annotated[int | None, typer.Option(help="Where the ranks meet, the same for all.")] = None,
+    join: Annotated[
+        str | None, typer.Option(metavar="URL", help="A worker whose ranks this one joins while they serve.")
+    ] = None,
     moe_backend: Annotated[
         str | None, typer.Option(help="How tokens reach experts on other ranks, such as all_to_all.")
     ] = None,
@@ -160,6 +163,7 @@ def worker(
             "ranks.size": ranks,
             "ranks.host": rank_host,
             "ranks.port": rank_port,
+            "join": join,
             "ranks.moe_backend": moe_backend,
             "kv_transfer.transport": transport,
             "kv_transfer.host": kv_host,

@@ -138,6 +138,7 @@ def assemble(
         _warm_up(lambda step: own_runner.launch(step).land())
     else:
         runner = pace = in_step = run_in_step(config, own_runner, model, group, half.bucket_of)
+        group.enter()
         _warm_up(in_step.warm_up)
     gc.collect()
     gc.freeze()  # what lives now lives on: later collections need not walk it

@@ -194,7 +194,9 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     graphs: GraphsConfig = GraphsConfig()
     """Without effect on a CPU, unless they are rehearsed."""
     ranks: RanksConfig | None = None
-    """Absent: this worker holds all experts."""
+    """Absent: this worker holds all experts, unless it joins others."""
+    join: str | None = None
+    """URL of a worker whose ranks this one joins while they serve; `ranks` then comes from them."""
     speculative: SpeculativeConfig | None = None
     """Absent: every step gives a sequence one token."""
 
@@ -217,7 +219,9 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     def __post_init__(self) -> None:
         """Refuse settings that exclude each other."""
-        if self.ranks is not None and self.speculative is not None:
+        if self.join is not None and self.ranks is not None:
+            raise ValueError("join cannot be used with ranks: a newcomer gets its place from those it joins")
+        if (self.ranks or self.join) is not None and self.speculative is not None:
             raise ValueError("speculative cannot be used with ranks: they do not draft together")
         if self.run_ahead and self.speculative is not None:
             raise ValueError(

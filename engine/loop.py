@@ -33,7 +33,10 @@ from .messages import (
     FrontendMessage,
     Generate,
     IntegrityReport,
+    LeaveRanks,
+    LeaveResult,
     PeerResult,
+    RankStanding,
     Shutdown,
 )
 from .ranks.errors import GroupFailedError
@@ -63,25 +66,38 @@ class Pace(Protocol):
     def may_end(self) -> bool:
         """Tell whether a loop that has nothing left to do may end; asking is the wish to."""
 
-    def leave(self) -> None:
-        """Let other ranks go on when this one ends."""
+    def leave(self) -> bool:
+        """Let other ranks get ready to go on without this one; tell whether there are any that could."""
+
+    def refusal(self) -> str | None:
+        """Return, once, why they cannot."""
 
     @property
     def expert_balance(self) -> ExpertBalance | None:
         """How even the load of experts is over ranks, where they are placed by it."""
+
+    @property
+    def ranks(self) -> RankStanding | None:
+        """This rank's place, in a group that can change."""
 
 
 class OwnPace:
     """Computes whenever there is something to compute."""
 
     expert_balance: ExpertBalance | None = None
+    ranks: RankStanding | None = None
 
     def is_due(self, step: Step) -> bool:
         """Tell whether the step has content."""
         return not step.is_empty
 
-    def leave(self) -> None:
+    def leave(self) -> bool:
         """There is nobody to leave."""
+        return False
+
+    def refusal(self) -> str | None:
+        """Nobody minds."""
+        return None
 
     def may_end(self) -> bool:
         """End at once."""
@@ -143,6 +159,7 @@ class EngineLoop:
         self._failed_steps = 0
         self._has_worked = False
         self._end_at: float | None = None
+        self._leaves_ranks = False
 
     def run(self) -> None:
         """Turn until shut down. Raises `EngineFailedError` when steps keep failing."""
@@ -151,6 +168,8 @@ class EngineLoop:
                 self.settle_down()
                 self._inbox.wait(self._sleep_s())
         self._execute(self._scheduler.fail_all(FailureKind.UNAVAILABLE, "this worker has shut down"))
+        if self._leaves_ranks:
+            self._inbox.send(LeaveResult())
 
     def turn(self) -> bool:
         """Hear everything, launch or land a step; tell whether there was anything to compute."""
@@ -160,6 +179,8 @@ class EngineLoop:
         for event in self._inbox.events():
             self._execute(self._on_transfer_event(event, now))
         has_worked = self._advance(now)
+        if self._leaves_ranks:
+            self._follow_leave(now)
         self._publish()
         self._keep_house(now)
         return has_worked
@@ -179,7 +200,8 @@ class EngineLoop:
         scheduler = self._scheduler
         is_flying = self._flying is not None and not self._flying.step.is_empty
         is_done = not (scheduler.requests or scheduler.leases or scheduler.pulls or is_flying)
-        return (is_done and self._pace.may_end()) or self._clock() >= self._end_at
+        is_late = self._clock() >= self._end_at and not self._leaves_ranks  # who leaves waits for the others
+        return (is_done and self._pace.may_end()) or is_late
 
     def _on_message(self, message: FrontendMessage, now: float) -> list[Command]:
         match message:
@@ -194,12 +216,23 @@ class EngineLoop:
                 return []
             case CheckIntegrity():
                 return [Send(self._integrity(message.call_id))]
+            case LeaveRanks():
+                self._leaves_ranks = self._pace.leave()
+                return []
             case Shutdown():
                 self._scheduler.is_draining = True
-                if message.leaves_ranks:
-                    self._pace.leave()
                 self._end_at = now + message.grace_s
                 return []
+
+    def _follow_leave(self, now: float) -> None:
+        """End what has had its time; serve on if the other ranks could not do without this one."""
+        if self._end_at is not None and now >= self._end_at:
+            self._execute(self._scheduler.fail_all(FailureKind.UNAVAILABLE, "this worker leaves its ranks"))
+        refusal = self._pace.refusal()
+        if refusal is not None:
+            self._scheduler.is_draining = self._leaves_ranks = False
+            self._end_at = None
+            self._inbox.send(LeaveResult(stays_because=refusal))
 
     def _on_transfer_event(self, event: TransferEvent, now: float) -> list[Command]:
         self._has_worked = True
@@ -291,7 +324,8 @@ class EngineLoop:
 
     def _send_stats(self) -> None:
         self._stats_at = self._clock()
-        stats = engine_stats(self._scheduler, self._service, self._pace.expert_balance)
+        pace = self._pace
+        stats = engine_stats(self._scheduler, self._service, pace.expert_balance, pace.ranks)
         if stats != self._sent_stats:
             self._sent_stats = stats
             self._inbox.send(stats)
@@ -309,4 +343,6 @@ class EngineLoop:
 
     def _sleep_s(self) -> float:
         longest = min(HOUSEKEEPING_S, self._stats_interval_s)
-        return longest if self._end_at is None else max(0.0, min(longest, self._end_at - self._clock()))
+        if self._end_at is None or self._leaves_ranks:
+            return longest
+        return max(0.0, min(longest, self._end_at - self._clock()))

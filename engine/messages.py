@@ -1,8 +1,8 @@
 """Messages between a worker's frontend process and its engine process, msgpack over one ZMQ pair.
 
-Frontend -> engine: `Generate`, `Abort`, `ConnectPeer`, `CheckIntegrity`, `Shutdown`.
+Frontend -> engine: `Generate`, `Abort`, `ConnectPeer`, `CheckIntegrity`, `LeaveRanks`, `Shutdown`.
 Engine -> frontend: `Loading`, `EngineReady`, `StepOutputs` (all sequences of one step in one message),
-`RequestDone`, `RequestFailed`, `PeerResult`, `IntegrityReport`, `EngineStats`.
+`RequestDone`, `RequestFailed`, `PeerResult`, `IntegrityReport`, `EngineStats`, `LeaveResult`.
 """
 
 import enum
@@ -83,11 +83,16 @@ class Shutdown(msgspec.Struct, frozen=True, kw_only=True, tag="shutdown"):
     """Finish what runs for at most `grace_s`, wait for leases likewise, then exit."""
 
     grace_s: float
-    leaves_ranks: bool = False
-    """The other ranks of its group go on without this one."""
 
 
-FrontendMessage = Generate | Abort | AbortExternal | ConnectPeer | CheckIntegrity | Shutdown
+class LeaveRanks(msgspec.Struct, frozen=True, kw_only=True, tag="leave_ranks"):
+    """Let the other ranks get ready to go on without this one; `Shutdown` follows when no request is left.
+
+    What still runs after its grace is failed then, and `LeaveResult` tells whether the others could.
+    """
+
+
+FrontendMessage = Generate | Abort | AbortExternal | ConnectPeer | CheckIntegrity | LeaveRanks | Shutdown
 
 
 class FinishReason(enum.Enum):
@@ -256,6 +261,22 @@ class ExpertBalance(msgspec.Struct, frozen=True, kw_only=True):
     """What that placement was to make of the same load."""
 
 
+class MeetingPlace(msgspec.Struct, frozen=True, kw_only=True):
+    """Where ranks keep the store that they met by."""
+
+    host: str
+    port: int
+
+
+class RankStanding(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker's place among its ranks now."""
+
+    rank: int
+    size: int
+    meeting: MeetingPlace
+    """Newcomers ask there."""
+
+
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True, tag="engine_stats"):
     """Gauges and counters since the start, sent at most every `stats_interval_s` and after idling begins."""
 
@@ -281,11 +302,20 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True, tag="engine_stats")
     blocks: BlockCounts
     expert_balance: ExpertBalance | None = None
     """Absent before experts were placed by load."""
+    ranks: RankStanding | None = None
+    """Absent: a worker by itself, or a group that cannot change."""
     drafts: int = 0
     """Chains of guesses that a step checked."""
     draft_tokens: int = 0
     accepted_tokens: list[int] = []
     """Right guesses by their place in the chain."""
+
+
+class LeaveResult(msgspec.Struct, frozen=True, kw_only=True, tag="leave_result"):
+    """What has become of `LeaveRanks`, where there are ranks to leave."""
+
+    stays_because: str | None = None
+    """The group could not change; the engine serves on as before. None: it has left, and ends."""
 
 
 class EngineFatal(msgspec.Struct, frozen=True, kw_only=True, tag="engine_fatal"):
@@ -305,5 +335,6 @@ EngineMessage = (
     | PeerResult
     | IntegrityReport
     | EngineStats
+    | LeaveResult
     | EngineFatal
 )

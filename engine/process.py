@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 import torch
+from msgspec.structs import replace
 
 from ..kvtransfer.event_publisher import KvEventPublisher
 from .assembly import assemble, load, make_pool, make_service
@@ -28,7 +29,9 @@ from .inbox import ProcessInbox
 from .kv_events import KvEventLog
 from .loop import EngineLoop
 from .messages import EngineFatal, Loading
+from .ranks.errors import GroupFailedError
 from .ranks.group import RankGroup
+from .ranks.newcomer import call_on
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +73,7 @@ def run(config: WorkerConfig, inbox: ProcessInbox, parent: int) -> None:
         inbox.send(Loading(stage=stage, done=done, total=total))
 
     with contextlib.ExitStack() as open_parts:
-        group = _join_ranks(config, inbox, open_parts)
+        config, group = _join_ranks(config, inbox, open_parts)
         model = load(config, on_progress, group)
         kv = make_pool(config, model)
         service = make_service(config, model, kv)
@@ -96,13 +99,22 @@ def run(config: WorkerConfig, inbox: ProcessInbox, parent: int) -> None:
 
 def _join_ranks(
     config: WorkerConfig, inbox: ProcessInbox, open_parts: contextlib.ExitStack
-) -> RankGroup | None:
+) -> tuple[WorkerConfig, RankGroup | None]:
     """Meet the ranks that share the model's experts, if this worker is one of several."""
+    admission = None
+    if config.join is not None:
+        admission = call_on(config.join, config)
+        config = replace(config, join=None, ranks=admission.ranks)
     if config.ranks is None:
-        return None
-    group = RankGroup(config.ranks, torch.device(config.device), inbox.ring)
+        return config, None
+    try:
+        group = RankGroup(config.ranks, torch.device(config.device), inbox.ring, admission)
+    except GroupFailedError as error:
+        if admission is None:
+            raise
+        raise admission.failure(error) from error
     open_parts.callback(group.close)
-    return group
+    return config, group
 
 
 def _event_log(config: WorkerConfig, open_parts: contextlib.ExitStack) -> KvEventLog | None:

@@ -1,12 +1,15 @@
 """The engine's gauges and counters, as one message. Pure."""
 
 from ..kvtransfer.service import TransferService
-from .messages import EngineStats, ExpertBalance
+from .messages import EngineStats, ExpertBalance, RankStanding
 from .scheduler import Scheduler
 
 
 def engine_stats(
-    scheduler: Scheduler, service: TransferService, balance: ExpertBalance | None = None
+    scheduler: Scheduler,
+    service: TransferService,
+    balance: ExpertBalance | None = None,
+    ranks: RankStanding | None = None,
 ) -> EngineStats:
     """Return how the engine stands now and what it has counted since its start."""
     roster, counters = scheduler.roster, scheduler.counters
@@ -33,6 +36,7 @@ def engine_stats(
         peers=service.peers(),
         blocks=blocks,
         expert_balance=balance,
+        ranks=ranks,
         drafts=counters.drafts,
         draft_tokens=counters.draft_tokens,
         accepted_tokens=[counters.accepted_tokens[place] for place in range(scheduler.limits.draft_tokens)],

@@ -4,11 +4,13 @@
 2. Listen: `/health` answers, `/ready` says that the engine is loading.
 3. Start the engine process and forward its progress; when it is ready, requests are served.
 4. On SIGTERM or SIGINT: refuse new requests, finish running ones within `drain_grace_s`, end the engine.
-   A second signal ends everything at once. SIGUSR1 does the same, but a rank's group goes on without it.
+   A second signal ends everything at once. SIGUSR1 does the same, but a rank's group goes on without it;
+   if the group cannot, this worker serves on.
 5. An engine that ends by itself fails every open request and ends the worker with status 1.
 
 Standard output carries one JSON object a line for whoever started the worker (`loading`, `listening`,
-`ready`, `fatal`); people's logs go to standard error. `baton prefill` and `baton decode` call `run_worker`.
+`ready`, `left`, `stays`, `fatal`); people's logs go to standard error. `baton prefill` and `baton decode`
+call `run_worker`.
 """
 
 import asyncio
@@ -37,6 +39,9 @@ logger = logging.getLogger(__name__)
 
 EXIT_GRACE_S = 5.0
 """Beyond the grace it was given, the engine gets this long to end before it is killed."""
+
+LEAVE_S = 600.0
+"""The same where it leaves its ranks, which take their time to get ready."""
 
 LOADING_INTERVAL_S = 0.05
 
@@ -74,9 +79,11 @@ class Worker:
         config_path.write_bytes(msgspec.json.encode(config))
         self._command = engine(config_path, self._ipc_path)
         self._fatal: str | None = None
-        self._leaves_ranks = False
+        self._leaves_ranks = self._stays = False
         self._told_loading_at = 0.0
         self._stop = asyncio.Event()
+        self._settled = asyncio.Event()
+        """The engine has ended, or it serves on."""
         self._frontend: Frontend
         self._process: EngineProcess | None = None
 
@@ -103,11 +110,15 @@ class Worker:
             self._process = process = await EngineProcess.start(self._command)
             engine = tasks.create_task(self._watch_engine(client, process), name="engine process")
             try:
-                await self._stop.wait()
-                if client.state is EngineState.LOST:
-                    return await self._end_without_engine()
-                await self._drain(client, process, engine)
-                return 0
+                while True:
+                    await self._stop.wait()
+                    if client.state is EngineState.LOST:
+                        return await self._end_without_engine()
+                    await self._drain(client, process)
+                    if not self._stays:
+                        await asyncio.wait([engine])
+                        return 0
+                    self._serve_on()
             finally:
                 process.kill()
 
@@ -117,6 +128,7 @@ class Worker:
             reason = self._fatal or f"{how}; its last lines:\n{process.last_lines()}"
             _say({"event": "fatal", "message": f"the engine process ended: {reason}"})
         client.lost(how)
+        self._settled.set()
         self._stop.set()
 
     async def _end_without_engine(self) -> int:
@@ -125,8 +137,10 @@ class Worker:
         await _within(EXIT_GRACE_S, self._frontend.idle.wait())
         return 1
 
-    async def _drain(self, client: EngineClient, process: EngineProcess, engine: asyncio.Task[None]) -> None:
-        """Finish what runs, then end the engine, which in turn waits for its leases."""
+    async def _drain(self, client: EngineClient, process: EngineProcess) -> None:
+        """Finish what runs, then end the engine, which in turn waits for its leases, and for other ranks."""
+        if self._leaves_ranks:
+            client.leave_ranks()
         deadline = time.monotonic() + self._config.drain_grace_s
         await _within(self._config.drain_grace_s, self._frontend.idle.wait())
         grace_s = max(0.0, deadline - time.monotonic())
@@ -134,13 +148,20 @@ class Worker:
             grace_s = 0.0
             process.terminate()
         else:
-            client.shut_down(grace_s, leaves_ranks=self._leaves_ranks)
-        done, _ = await asyncio.wait([engine], timeout=grace_s + EXIT_GRACE_S)
-        if not done:
+            client.shut_down(grace_s)
+        patience_s = LEAVE_S if self._leaves_ranks else EXIT_GRACE_S
+        if not await _within(grace_s + patience_s, self._settled.wait()):
             logger.warning("the engine did not end in time and is killed")
             process.kill()
-            await asyncio.wait([engine])
-        await _within(EXIT_GRACE_S, self._frontend.idle.wait())
+            await self._settled.wait()
+        if not self._stays:
+            await _within(EXIT_GRACE_S, self._frontend.idle.wait())
+
+    def _serve_on(self) -> None:
+        """Take requests again: the ranks that were to be left cannot do without this one."""
+        self._stays = self._leaves_ranks = self._frontend.draining = False
+        self._stop.clear()
+        self._settled.clear()
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -178,6 +199,16 @@ class Worker:
         """Keep the engine's own words for the report of its end."""
         self._fatal = message
 
+    def on_leave_result(self, stays_because: str | None) -> None:
+        """Say that this worker has left its ranks, or serves on."""
+        if stays_because is None:
+            _say({"event": "left"})
+            return
+        logger.warning("serving on: the other ranks cannot do without this one: %s", stays_because)
+        self._stays = True
+        self._settled.set()
+        _say({"event": "stays", "message": stays_because})
+
     def on_failure(self, failed: RequestFailed) -> None:
         """Count a request that the engine failed."""
         self._frontend.metrics.count_failure(failed.kind.value)
@@ -188,13 +219,14 @@ def _model_name(config: WorkerConfig) -> str:
     return config.served_model_name or Path(config.model).absolute().name
 
 
-async def _within(timeout_s: float, wait: Coroutine[None, None, bool]) -> None:
-    """Await at most `timeout_s`; running out of time is no error here."""
+async def _within(timeout_s: float, wait: Coroutine[None, None, bool]) -> bool:
+    """Await at most `timeout_s`; tell whether it was enough."""
     try:
         async with asyncio.timeout(timeout_s):
-            await wait
+            return await wait
     except TimeoutError:
-        logger.warning("requests were still running after %.1f s", timeout_s)
+        logger.warning("still waiting after %.1f s", timeout_s)
+        return False
 
 
 def _say(event: dict[str, object]) -> None:

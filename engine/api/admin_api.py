@@ -6,7 +6,7 @@ import msgspec
 from aiohttp import web
 
 from ... import __version__
-from ..messages import BlockCounts, EngineStats
+from ..messages import BlockCounts, EngineStats, RankStanding
 from .bodies import json_response, read_request
 from .engine_client import EngineState
 from .errors import ApiError
@@ -36,7 +36,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens whose KV there is room for, cached blocks that nobody uses included."""
 
 
-class ReadyReport(msgspec.Struct, frozen=True, kw_only=True):
+class ReadyReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`GET /ready` of a worker that serves."""
 
     ready: bool
@@ -56,6 +56,8 @@ class ReadyReport(msgspec.Struct, frozen=True, kw_only=True):
     """The same on all ranks that take every step together; null: none but this one."""
     load: Load | None
     """As the engine last told; null: it has not."""
+    ranks: RankStanding | None = None
+    """Its place among them, as the engine last told; absent: no rank, or of a group that cannot change."""
 
 
 class NotReady(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +105,7 @@ async def ready(http: web.Request) -> web.Response:
             block_tokens=engine.block_tokens,
             captured_batch_sizes=engine.bucket_sizes,
             lockstep_group=engine.lockstep_group,
+            ranks=None if frontend.engine.stats is None else frontend.engine.stats.ranks,
             load=_load(frontend.engine.stats, engine.block_tokens),
         )
     )

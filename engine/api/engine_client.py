@@ -28,6 +28,8 @@ from ..messages import (
     FrontendMessage,
     Generate,
     IntegrityReport,
+    LeaveRanks,
+    LeaveResult,
     Loading,
     PeerResult,
     RequestDone,
@@ -66,6 +68,9 @@ class EngineWatcher(Protocol):
 
     def on_fatal(self, message: str) -> None:
         """The engine says why it is about to end."""
+
+    def on_leave_result(self, stays_because: str | None) -> None:
+        """The engine has left its ranks, or serves on because they could not do without it."""
 
     def on_failure(self, failed: RequestFailed) -> None:
         """One request failed (for counting; its handler is told through its mailbox)."""
@@ -149,11 +154,17 @@ class EngineClient:
         call_id = uuid.uuid4().hex
         return await self._call(CheckIntegrity(call_id=call_id), call_id, IntegrityReport, CALL_TIMEOUT_S)
 
-    def shut_down(self, grace_s: float, *, leaves_ranks: bool = False) -> None:
+    def leave_ranks(self) -> None:
+        """Let the other ranks get ready to go on without this one; it may be gone already."""
+        if self.state is EngineState.READY:
+            with contextlib.suppress(EngineGoneError):
+                self._socket.send(LeaveRanks())
+
+    def shut_down(self, grace_s: float) -> None:
         """Ask the engine to finish and exit; it may be gone already."""
         if self.state is not EngineState.LOST:
             with contextlib.suppress(EngineGoneError):
-                self._socket.send(Shutdown(grace_s=grace_s, leaves_ranks=leaves_ranks))
+                self._socket.send(Shutdown(grace_s=grace_s))
 
     def lost(self, reason: str) -> None:
         """Fail everything open: the engine process has ended."""
@@ -212,7 +223,7 @@ class EngineClient:
             case _:
                 self._on_state(message)
 
-    def _on_state(self, message: EngineStats | Loading | EngineReady | EngineFatal) -> None:
+    def _on_state(self, message: EngineStats | Loading | EngineReady | LeaveResult | EngineFatal) -> None:
         match message:
             case EngineStats():
                 self.stats = message
@@ -223,6 +234,8 @@ class EngineClient:
                 self.ready = message
                 self.state = EngineState.READY
                 self._watcher.on_ready(message)
+            case LeaveResult():
+                self._watcher.on_leave_result(message.stays_because)
             case EngineFatal():
                 self._watcher.on_fatal(message.message)
 

@@ -1,31 +1,26 @@
-"""One rank's membership of its group: the rendezvous, the all-reduce before each step, and the end.
+"""This rank's membership of its group: the link in use, the way to the next one, and the end."""
 
-Every rank is started with the same address; rank 0 keeps a store there while the group lives. On a CPU all
-traffic is gloo's; on GPUs activations go over NCCL, and agreements stay on the CPU.
-"""
-
-import datetime
 import logging
-import uuid
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
 
 import torch
-import torch.distributed as dist
 from msgspec.structs import replace
-from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from ...kernels.moe.collectives import TorchCollectives
 from ..config import RanksConfig
 from .errors import GroupFailedError
 from .interface import bind_gloo, own_address
-from .watch import Watch, accept_peers, call_rank_0, listen
+from .link import Link, open_store
+from .newcomer import Admission
+from .watch import Watch
 
-WATCH_PORT = "baton/watch_port"
-IDENTITY = "baton/identity"
 NEXT = "baton/next"
-"""Where those who stay meet when others leave."""
+"""Where those who stay meet when the group changes."""
 NAMING_S = 2.0
 """How long the news of which rank has ended may lag behind the error of a transfer."""
+MEET_S = 30.0
+"""How long the ranks of a group that changes may take to meet; they go on serving meanwhile."""
+LOOK_S = 0.02
 
 logger = logging.getLogger(__name__)
 
@@ -33,90 +28,105 @@ logger = logging.getLogger(__name__)
 class RankGroup:
     """The joined group."""
 
-    def __init__(self, config: RanksConfig, device: torch.device, on_change: Callable[[], None]) -> None:
-        """Join; returns when all ranks have. Raises `GroupFailedError` after `timeout_s`."""
+    def __init__(
+        self,
+        config: RanksConfig,
+        device: torch.device,
+        on_change: Callable[[], None],
+        admission: Admission | None = None,
+    ) -> None:
+        """Join; returns when all ranks have. Raises `GroupFailedError` after `timeout_s`.
+
+        admission  of a newcomer, which has met the others then, but takes part only once it enters
+        """
         self._device = device
-        self._on_change = on_change
+        self.on_change = on_change
+        self._admission = admission
         self._has_parted = False
         try:
             bind_gloo(config.host, config.port)
-            store = TCPStore(
-                config.host,
-                config.port,
-                config.size,
-                is_master=config.rank == 0,
-                timeout=datetime.timedelta(seconds=config.timeout_s),
-            )
-        except (RuntimeError, OSError) as error:
-            raise _no_meeting(config, error) from error
-        self._join(config, store)
+        except OSError as error:
+            raise GroupFailedError(f"there is no way to rank 0 at {config.host}: {error}") from error
+        self.link = Link(config, device, on_change)
 
-    def _join(self, config: RanksConfig, store: TCPStore) -> None:
-        self.rank, self.size = config.rank, config.size
-        self._config = config
-        self._store = store
-        try:
-            dist.init_process_group(
-                "gloo" if self._device.type == "cpu" else "cpu:gloo,cuda:nccl",
-                store=PrefixStore("baton/group", self._store),
-                rank=config.rank,
-                world_size=config.size,
-                timeout=datetime.timedelta(seconds=config.timeout_s),
-            )
-            if config.rank == 0:
-                self._store.set(IDENTITY, uuid.uuid4().hex)
-            self.identity = self._store.get(IDENTITY).decode()
-            """Drawn by rank 0 for this run of the group, the same on all of its ranks."""
-            self.watch = self._open_watch(config, self._on_change)
-        except (RuntimeError, OSError) as error:
-            raise _no_meeting(config, error) from error
-        assert dist.group.WORLD is not None
-        self.collectives = TorchCollectives(dist.group.WORLD, self._device)
+    @property
+    def rank(self) -> int:
+        """This rank."""
+        return self.link.rank
+
+    @property
+    def size(self) -> int:
+        """Ranks in the group."""
+        return self.link.size
+
+    @property
+    def identity(self) -> str:
+        """The same on all ranks, however they change, and on no other group's."""
+        return self.link.identity
+
+    @property
+    def watch(self) -> Watch:
+        """The line to the other ranks."""
+        return self.link.watch
+
+    def enter(self) -> None:
+        """Return when the others take this rank into account. Raises `NotAdmittedError`."""
+        if self._admission is not None:
+            self._admission.enter(self.link)
+            self._admission = None
 
     def largest(self, numbers: list[int]) -> list[int]:
         """Return the element-wise maximum over all ranks. Raises `GroupFailedError`."""
-        tensor = torch.tensor(numbers)
         try:
-            dist.all_reduce(tensor, dist.ReduceOp.MAX)
+            return self.link.largest(numbers)
         except RuntimeError as error:
             raise self.failure(error) from error
-        return [int(number) for number in tensor.tolist()]
 
-    def regroup(self, config: RanksConfig | None, stay: Sequence[int]) -> None:
-        """Part with all ranks at the same time; meet those who stay again, in the place `config` gives.
+    def meet(
+        self,
+        ranks: RanksConfig,
+        attempt: int,
+        is_wanted: Callable[[], bool],
+        invite: Callable[[RanksConfig], None],
+    ) -> Link:
+        """Meet the ranks of the group to be, on another thread, while this one is in use.
 
-        config  None for a rank that leaves; its address is not looked at
-        stay    today's numbers of those who stay
+        attempt    the same on all ranks, and new
+        is_wanted  whether there is still a point in it
+        invite     told the place, on rank 0, once it is open
+        Raises `GroupFailedError`.
         """
+        key = f"{NEXT}/{attempt}"
+        soon = replace(ranks, timeout_s=min(MEET_S, ranks.timeout_s))
         try:
-            store = None if config is None else self._next_store(config, len(stay))
-            dist.barrier()  # from here on nobody needs the old store, which may be a leaving rank's
+            if ranks.rank == 0:
+                place = replace(soon, host=own_address(self.link.host, self.link.port), port=0)
+                store = open_store(place)
+                self.link.store.set(key, f"{place.host} {store.port}")
+                invite(replace(ranks, host=place.host, port=store.port))
+            else:
+                host, _, port = self._next_place(key, is_wanted).partition(" ")
+                place = replace(soon, host=host, port=int(port))
+                store = open_store(place)
         except (RuntimeError, OSError) as error:
-            raise self.failure(error) from error
-        self.close()
-        if config is None or store is None:
+            raise GroupFailedError(f"rank {self.rank} found no place to meet anew: {error}") from error
+        return Link(place, self._device, self.on_change, store=store, identity=self.identity)
+
+    def _next_place(self, key: str, is_wanted: Callable[[], bool]) -> str:
+        deadline = time.monotonic() + MEET_S
+        while not self.link.store.check([key]):
+            if not is_wanted() or time.monotonic() > deadline:
+                raise OSError("rank 0 of the group to be has named none")
+            time.sleep(LOOK_S)
+        return str(self.link.store.get(key).decode())
+
+    def change_to(self, link: Link | None) -> None:
+        """Give this link up for another, at the same time as all ranks; none: leave."""
+        self.link.close()
+        if link is None:
             self._has_parted = True
         else:
-            self._join(replace(config, host=store.host, port=store.port), store)
-
-    def _next_store(self, config: RanksConfig, size: int) -> TCPStore:
-        is_first = config.rank == 0
-        if is_first:
-            host, port = own_address(self._config.host, self._config.port), 0
-        else:
-            host, _, digits = self._store.get(NEXT).decode().partition(" ")
-            port = int(digits)
-        store = TCPStore(
-            host,
-            port,
-            size,
-            is_master=is_first,
-            timeout=datetime.timedelta(seconds=config.timeout_s),
-            wait_for_workers=False,
-        )
-        if is_first:
-            self._store.set(NEXT, f"{host} {store.port}")
-        return store
+            self.link = link
 
     def check(self) -> None:
         """Raise `GroupFailedError` when a rank has ended."""
@@ -132,24 +142,5 @@ class RankGroup:
 
     def close(self) -> None:
         """Leave; whoever has not left yet fails."""
-        if self._has_parted:
-            return
-        self.watch.close()
-        dist.destroy_process_group()
-
-    def _open_watch(self, config: RanksConfig, on_change: Callable[[], None]) -> Watch:
-        if config.rank == 0:
-            with listen(config.host) as listener:
-                self._store.set(WATCH_PORT, str(listener.getsockname()[1]))
-                peers = accept_peers(listener, config.size, config.timeout_s)
-        else:
-            port = int(self._store.get(WATCH_PORT))
-            peers = {0: call_rank_0(config.host, port, config.rank, config.timeout_s)}
-        return Watch(config.rank, peers, on_change)
-
-
-def _no_meeting(config: RanksConfig, error: Exception) -> GroupFailedError:
-    where = f"{config.host}:{config.port}"
-    return GroupFailedError(
-        f"rank {config.rank} of {config.size} could not join its group at {where}: {error}"
-    )
+        if not self._has_parted:
+            self.link.close()

@@ -23,8 +23,12 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     wants_to_end: bool = False
     leaving: tuple[bool, ...] = ()
     """By rank: whether that one, if it is this one, has nothing left to do and wants to leave."""
+    has_newcomer: bool = False
+    """Someone has called on this rank to join."""
     is_prepared: bool = False
-    """This rank could go on without those who were last heard to leave."""
+    """This rank could change to the group that is being made ready."""
+    gives_up: bool = False
+    """This rank cannot change to it."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,7 +44,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     all_want_to_end: bool
     leaving: tuple[int, ...] = ()
     """Ranks that want to leave the others."""
+    has_newcomer: bool = False
     all_prepared: bool = False
+    one_gives_up: bool = False
 
     @property
     def is_empty(self) -> bool:
@@ -51,13 +57,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 def as_numbers(wish: Wish) -> list[int]:
     """Return numbers whose maximum over all ranks is the plan."""
     tokens, rows = wish.prompt_tokens, wish.decode_rows
-    flags = [not wish.wants_to_end, not wish.is_prepared, *wish.leaving]
+    flags = [not wish.wants_to_end, not wish.is_prepared, wish.has_newcomer, wish.gives_up, *wish.leaving]
     return [tokens, rows, -tokens, -rows, *map(int, flags)]
 
 
 def as_plan(largest: list[int]) -> Plan:
     """Read the maximum of all ranks' numbers."""
-    tokens, rows, minus_fewest_tokens, minus_fewest_rows, someone_stays, unprepared, *leaving = largest
+    tokens, rows, minus_fewest_tokens, minus_fewest_rows, *flags = largest
+    someone_stays, unprepared, newcomer, gives_up, *leaving = flags
     return Plan(
         prompt_tokens=tokens,
         decode_rows=rows,
@@ -65,22 +72,10 @@ def as_plan(largest: list[int]) -> Plan:
         fewest_decode_rows=-minus_fewest_rows,
         all_want_to_end=not someone_stays,
         leaving=tuple(rank for rank, leaves in enumerate(leaving) if leaves),
+        has_newcomer=bool(newcomer),
         all_prepared=not unprepared,
+        one_gives_up=bool(gives_up),
     )
-
-
-class Departures:
-    """Which ranks are about to leave, the same on all ranks; those who stay prepare first."""
-
-    def __init__(self) -> None:
-        self.known: tuple[int, ...] = ()
-        """As of the last plan."""
-
-    def on_plan(self, plan: Plan) -> bool:
-        """Take note; tell whether they leave now: all are prepared for what was known before this plan."""
-        leave_now = bool(self.known) and plan.leaving == self.known and plan.all_prepared
-        self.known = plan.leaving
-        return leave_now
 
 
 class Pulse(enum.Enum):

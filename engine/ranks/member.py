@@ -12,7 +12,7 @@ from ..models.config import ModelConfig
 from ..models.loading import has_fp8_units, load
 from ..runner import StepRunner
 from .group import RankGroup
-from .moe import make_backend, owned_slots
+from .moe import make_backend, num_slots, owned_slots
 from .phased_model import PhasedModel
 from .rebalance import Rebalancer
 from .regroup import Regrouping
@@ -32,7 +32,8 @@ def load_share(config: WorkerConfig, group: RankGroup, on_progress: OnProgress) 
     shape = read_model_config(folder)
     assert config.ranks is not None
     slots = owned_slots(config.ranks, shape.moe.num_experts)
-    backend = make_backend(config, shape, group.collectives)
+    collectives = group.link.collectives
+    backend = make_backend(config, shape, collectives)
     model = load(
         folder,
         device=config.device,
@@ -40,29 +41,31 @@ def load_share(config: WorkerConfig, group: RankGroup, on_progress: OnProgress) 
         on_progress=on_progress,
         experts=slots,
         backend=backend,
-        redundant=config.ranks.redundant_experts,
+        redundant=num_slots(config.ranks, shape.moe.num_experts) - shape.moe.num_experts,
         fp8_kv=config.fp8_kv,
         paged=config.graphs.rehearse or None,
         keep_fp8=has_fp8_units(config.device) if config.keep_fp8 is None else config.keep_fp8,
     )
-    rebalancer = Rebalancer(
-        model.moe_layers, group.collectives, cluster_of(config.ranks, shape), config.ranks
-    )
+    rebalancer = Rebalancer(model.moe_layers, collectives, cluster_of(config.ranks, shape), config.ranks)
     return PhasedModel(model, backend, rebalancer)
 
 
 def cluster_of(ranks: RanksConfig, shape: ModelConfig) -> Cluster:
     """Return where experts can be placed."""
     return Cluster(
-        slots=shape.moe.num_experts + ranks.redundant_experts,
+        slots=num_slots(ranks, shape.moe.num_experts),
         ranks=ranks.size,
-        nodes=ranks.nodes,
+        nodes=ranks.nodes if ranks.size % ranks.nodes == 0 else 1,
         groups=shape.moe.num_groups,
     )
 
 
 def run_in_step(
-    config: WorkerConfig, runner: StepRunner, model: Model, group: RankGroup, bucket_of: Callable[[int], int]
+    config: WorkerConfig,
+    runner: StepRunner,
+    model: Model,
+    group: RankGroup,
+    bucket_of: Callable[[int], int],
 ) -> LockstepRunner:
     """Wrap a runner so that it computes together with the group."""
     assert config.ranks is not None
@@ -74,12 +77,12 @@ def run_in_step(
         bucket_of=bucket_of,
         idle_steps=config.ranks.idle_steps,
         overlap=config.ranks.overlap,
-        parting=_parting(config, model, group),
+        changes=_changes(config, model, group),
     )
 
 
-def _parting(config: WorkerConfig, model: PhasedModel, group: RankGroup) -> Regrouping | None:
-    """On GPUs captured graphs hold the group, so that nobody can leave it."""
-    if config.device != "cpu":
+def _changes(config: WorkerConfig, model: PhasedModel, group: RankGroup) -> Regrouping | None:
+    """Captured graphs hold the group, so that nobody can join or leave it."""
+    if config.device != "cpu" or config.graphs.rehearse:
         return None
-    return Regrouping(config, model.config, group, model, cluster_of)
+    return Regrouping(config, group, model, cluster_of, group.on_change)

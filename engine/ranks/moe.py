@@ -15,18 +15,18 @@ from ...kernels.moe.deepep_high_throughput import DeepEpHighThroughput
 from ...kernels.moe.deepep_low_latency import DeepEpLowLatency
 from ...kernels.moe.phases import PhasedMoe
 from ..config import MoeBackendName, RanksConfig, Role, WorkerConfig
-from ..models.config import ConfigError, ModelConfig
+from ..models.config import ModelConfig
+
+
+def num_slots(ranks: RanksConfig, num_experts: int) -> int:
+    """Return how many expert slots all ranks have together: those wanted, rounded up to equal shares."""
+    wanted = num_experts + ranks.redundant_experts
+    return wanted + -wanted % ranks.size
 
 
 def owned_slots(ranks: RanksConfig, num_experts: int) -> range:
-    """Return the run of expert slots that a rank owns. Raises `ConfigError` unless all runs are alike."""
-    slots = num_experts + ranks.redundant_experts
-    if slots % ranks.size:
-        raise ConfigError(
-            f"ranks.size {ranks.size} does not divide the model's {num_experts} experts "
-            f"and {ranks.redundant_experts} redundant ones"
-        )
-    share = slots // ranks.size
+    """Return the run of expert slots that a rank owns."""
+    share = num_slots(ranks, num_experts) // ranks.size
     return range(ranks.rank * share, (ranks.rank + 1) * share)
 
 
@@ -43,8 +43,7 @@ def make_backend(config: WorkerConfig, model: ModelConfig, collectives: Collecti
     """Return the backend of this rank. Raises `DeepEpError` where DeepEP cannot serve the model."""
     assert config.ranks is not None
     name = config.ranks.moe_backend or default_backend(config)
-    slots = model.moe.num_experts + config.ranks.redundant_experts
-    share = slots // collectives.size
+    share = num_slots(config.ranks, model.moe.num_experts) // collectives.size
     match name:
         case MoeBackendName.ALLGATHER_REDUCESCATTER:
             return PhasedMoe(

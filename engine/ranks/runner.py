@@ -4,18 +4,22 @@ Every rank makes the same passes through the model in the same order, one prefil
 one decode if any rank has rows. A pass that fails on one rank fails the group: the others are amid it.
 """
 
+import logging
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ..config import OverlapConfig
-from ..messages import ExpertBalance, Generate, SamplingParams
+from ..messages import ExpertBalance, Generate, RankStanding, SamplingParams
 from ..runner import Flight, LaunchedStep, StepRunner
 from ..sampler import SampledToken
 from ..sequence import Sequence, new_request
 from ..step import Chunk, Step
 from .errors import GroupFailedError
-from .lockstep import Departures, Lockstep, Plan, Pulse, Wish, as_numbers, as_plan
+from .lockstep import Lockstep, Plan, Pulse, Wish, as_numbers, as_plan
+from .membership import Change, Membership, Next, Outcome
 from .phased_model import PhasedModel
+
+logger = logging.getLogger(__name__)
 
 
 class Bells(Protocol):
@@ -30,8 +34,13 @@ class Bells(Protocol):
 class Group(Protocol):
     """What a step needs of the group; `group.RankGroup` implements it."""
 
-    rank: int
-    size: int
+    @property
+    def rank(self) -> int:
+        """This one."""
+
+    @property
+    def size(self) -> int:
+        """Of the group."""
 
     @property
     def watch(self) -> Bells:
@@ -47,17 +56,40 @@ class Group(Protocol):
         """Return what to raise when a step failed."""
 
 
-class Parting(Protocol):
-    """Goes on without ranks that leave; `regroup.Regrouping` implements it."""
+class Changes(Protocol):
+    """Makes a rank's part of changes of its group; `regroup.Regrouping` implements it."""
 
-    def prepare(self, leaving: tuple[int, ...]) -> None:
-        """Begin to prepare for that, if it has not begun."""
+    @property
+    def has_newcomer(self) -> bool:
+        """Whether someone wants to join by this rank."""
 
-    def is_prepared(self) -> bool:
-        """Tell whether this rank could part now."""
+    @property
+    def standing(self) -> RankStanding:
+        """This rank's place now."""
 
-    def part(self) -> bool:
-        """Part; tell whether this rank goes on with others."""
+    def get_ready(self, change: Change, attempt: int) -> None:
+        """Begin to make ready for a change, and drop what was begun for another."""
+
+    def is_ready(self) -> bool:
+        """Tell whether this rank could change now."""
+
+    def trouble(self) -> str | None:
+        """Say why the change under way cannot be, if it cannot."""
+
+    def stay(self) -> None:
+        """Go on as before."""
+
+    def change(self) -> Outcome:
+        """Change at the same time as all ranks, if that is possible on all of them."""
+
+
+class _News(NamedTuple):
+    """What one rank has to say about changes of the group."""
+
+    leaves: bool = False
+    has_newcomer: bool = False
+    is_ready: bool = False
+    gives_up: bool = False
 
 
 _NOTHING = LaunchedStep([], is_on_gpu=False)
@@ -75,7 +107,7 @@ class LockstepRunner:
         bucket_of: Callable[[int], int],
         idle_steps: int,
         overlap: OverlapConfig | None = None,
-        parting: Parting | None = None,
+        changes: Changes | None = None,
     ) -> None:
         self._runner = runner
         self._model = model
@@ -84,9 +116,11 @@ class LockstepRunner:
         self._overlap = overlap or OverlapConfig()
         self._idle_steps = idle_steps
         self._lockstep = Lockstep(idle_steps)
-        self._departures = Departures()
-        self._parting = parting
-        self._wants_to_end = self._leaves = self._wants_to_leave = False
+        self._membership = Membership()
+        self._changes = changes
+        self._told = _News()
+        self._leaves = self._has_drained = self._wants_to_end = False
+        self._stays_because: str | None = None
         self._prompt, self._row = _dummy(computed=0), _dummy(computed=1)
 
     def is_due(self, step: Step) -> bool:
@@ -95,61 +129,106 @@ class LockstepRunner:
         rung = self._group.watch.rung_wave
         if rung is not None:
             self._lockstep.on_ring(rung)
-        if not step.is_empty or self._wants_to_end or self._wants_to_leave:
-            wave = self._lockstep.on_work()
-            if wave is not None:
-                self._group.watch.ring(wave)
+        if not step.is_empty or self._wants_to_end or self._news() != self._told:
+            self._wake_all()
         return self._lockstep.pulse is Pulse.AWAKE
 
     def may_end(self) -> bool:
-        """Ask to end, or to leave; true once every rank has asked and none has work, or this one has left."""
-        self._wants_to_end, self._wants_to_leave = not self._leaves, self._leaves
+        """Ask to end; true once every rank has asked and none has work, or this one has left."""
+        self._has_drained = True
+        self._wants_to_end = not self._leaves
         return self._lockstep.pulse is Pulse.ENDED
 
-    def leave(self) -> None:
-        """End without the others."""
-        self._leaves = self._parting is not None
+    def leave(self) -> bool:
+        """Let the others get ready to go on without this one; on GPUs they cannot."""
+        self._leaves = self._changes is not None
+        return self._leaves
+
+    def refusal(self) -> str | None:
+        """Return, once, why this rank stays although it was told to leave."""
+        refusal, self._stays_because = self._stays_because, None
+        return refusal
 
     @property
     def expert_balance(self) -> ExpertBalance | None:
         """How even the load of experts is over ranks."""
         return self._model.rebalancer.balance
 
+    @property
+    def ranks(self) -> RankStanding | None:
+        """This rank's place, in a group that can change."""
+        return None if self._changes is None else self._changes.standing
+
     def launch(self, step: Step) -> Flight:
         """Agree, then begin what the agreement says."""
+        news = self._told = self._news()
         wish = Wish(
             prompt_tokens=sum(chunk.length for chunk in step.chunks),
             decode_rows=len(step.decode),
             wants_to_end=self._wants_to_end,
-            leaving=tuple(
-                rank == self._group.rank and self._wants_to_leave for rank in range(self._group.size)
-            ),
-            is_prepared=self._parting is not None and self._parting.is_prepared(),
+            leaving=tuple(rank == self._group.rank and news.leaves for rank in range(self._group.size)),
+            has_newcomer=news.has_newcomer,
+            is_prepared=news.is_ready,
+            gives_up=news.gives_up,
         )
         plan = as_plan(self._group.largest(as_numbers(wish)))
         self._lockstep.on_plan(plan)
         try:
             flight = _GroupFlight(self._launch(step, plan), self._group)
-            self._see_off(plan)
+            if self._changes is not None:
+                self._follow(plan, self._changes)
             return flight
+        except GroupFailedError:
+            raise
         except Exception as error:
             raise self._group.failure(error) from error
 
-    def _see_off(self, plan: Plan) -> None:
-        """Prepare for ranks that want to leave; part once all are prepared."""
-        if self._parting is None:
+    def _news(self) -> _News:
+        changes = self._changes
+        if changes is None:
+            return _News()
+        is_ready = changes.is_ready() and (self._has_drained or not self._leaves)
+        return _News(self._leaves, changes.has_newcomer, is_ready, changes.trouble() is not None)
+
+    def _follow(self, plan: Plan, changes: Changes) -> None:
+        """Take this rank's part in changes of the group."""
+        match self._membership.on_plan(plan):
+            case Next.GET_READY:
+                changes.get_ready(self._membership.under_way, self._membership.attempt)
+            case Next.STAY:
+                self._stay(changes)
+            case Next.CHANGE:
+                self._change(changes)
+
+    def _stay(self, changes: Changes) -> None:
+        trouble = changes.trouble() or "another rank could not get ready for the change; its log says why"
+        logger.warning("the group stays as it is: %s", trouble)
+        changes.stay()
+        if self._leaves:
+            self._leaves = self._has_drained = False
+            self._stays_because = trouble
+
+    def _change(self, changes: Changes) -> None:
+        outcome = changes.change()
+        if outcome is Outcome.STAYS:
+            self._membership.stay()
+            self._stay(changes)
             return
-        if not self._departures.on_plan(plan):
-            self._parting.prepare(self._departures.known)
-            return
-        self._departures = Departures()
+        self._membership, self._told = Membership(), _News()
         self._lockstep = Lockstep(self._idle_steps)
-        if not self._parting.part():
+        if outcome is Outcome.LEFT:
             self._lockstep.pulse = Pulse.ENDED
+        else:
+            logger.info("this rank is now rank %d of %d", self._group.rank, self._group.size)
+
+    def _wake_all(self) -> None:
+        wave = self._lockstep.on_work()
+        if wave is not None:
+            self._group.watch.ring(wave)
 
     def warm_up(self, step: Step) -> None:
-        """Run a step that all ranks run at the same time, before any can sleep."""
-        self._lockstep.on_work()
+        """Run a step that all ranks run at the same time; a newcomer's others may sleep."""
+        self._wake_all()
         self.launch(step).land()
 
     def _launch(self, step: Step, plan: Plan) -> Flight:

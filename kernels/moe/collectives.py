@@ -108,6 +108,13 @@ class TorchCollectives:
 
     def exchange(self, sent: list[tuple[int, Tensor]], received: list[tuple[int, Tensor]]) -> None:
         """Send and receive point to point."""
+        if self._device.type == "cpu":  # a gloo group need not be one that torch keeps a list of
+            works = [dist.isend(tensor, group=self._group, group_dst=rank) for rank, tensor in sent]
+            works += [dist.irecv(tensor, group=self._group, group_src=rank) for rank, tensor in received]
+            for work in works:
+                assert work is not None
+                work.wait()
+            return
         operations = [dist.P2POp(dist.isend, tensor, rank, self._group) for rank, tensor in sent]
         operations += [dist.P2POp(dist.irecv, tensor, rank, self._group) for rank, tensor in received]
         for work in dist.batch_isend_irecv(operations) if operations else []:

@@ -59,6 +59,12 @@ class EngineUnderTest:
                 return message
         raise AssertionError(f"no {kind.__name__} within {DEADLINE_S} s")
 
+    def has_said(self, kind: type[EngineMessage]) -> bool:
+        """Tell whether a message of this kind has come, without waiting for one."""
+        while self._socket.poll(0):
+            self.receive()
+        return any(isinstance(message, kind) for message in self.received)
+
     def ready(self) -> EngineReady:
         return self.wait_for(EngineReady)
 

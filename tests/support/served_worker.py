@@ -40,6 +40,9 @@ class Watcher:
         """Note the engine's last words."""
         self.fatal = message
 
+    def on_leave_result(self, stays_because: str | None) -> None:
+        """Nobody leaves."""
+
     def on_failure(self, failed: RequestFailed) -> None:
         """Note the failure."""
         self.failures.append(failed)

@@ -1,18 +1,27 @@
 """Engine processes that share a model's experts serve one engine's tokens, and end together."""
 
+import itertools
 import socket
+import threading
+import uuid
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from baton.engine.config import KvTransferConfig, RanksConfig, Role, Transport, WorkerConfig
 from baton.engine.messages import (
     EngineFatal,
+    EngineReady,
     EngineStats,
     Generate,
+    LeaveRanks,
+    LeaveResult,
     Loading,
+    RankStanding,
     RequestDone,
     SamplingParams,
     Shutdown,
@@ -43,23 +52,32 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
+def settings_of(model: Path) -> dict[str, Any]:
+    return {
+        "model": str(model),
+        "role": Role.DECODE,
+        "num_blocks": 129,
+        "block_tokens": 8,
+        "max_batched_tokens": 32,
+        "max_num_seqs": 8,
+        "threads": 1,
+        "stats_interval_s": 0.05,
+        "kv_transfer": KvTransferConfig(transport=Transport.SOCKET),
+    }
+
+
 class RanksUnderTest:
     """Engines of one group."""
 
-    def __init__(self, model: Path, size: int, folder: Path, **settings: Any) -> None:
+    def __init__(
+        self, model: Path, size: int, folder: Path, *, run_ahead: bool = False, **settings: Any
+    ) -> None:
         port = free_port()
         self.engines = [
             EngineUnderTest(
                 WorkerConfig(
-                    model=str(model),
-                    role=Role.DECODE,
-                    num_blocks=129,
-                    block_tokens=8,
-                    max_batched_tokens=32,
-                    max_num_seqs=8,
-                    threads=1,
-                    stats_interval_s=0.05,
-                    kv_transfer=KvTransferConfig(transport=Transport.SOCKET),
+                    **settings_of(model),
+                    run_ahead=run_ahead,
                     ranks=RanksConfig(rank=rank, size=size, port=port, timeout_s=25.0, **settings),
                 ),
                 folder / str(rank),
@@ -175,7 +193,8 @@ def test_a_group_goes_on_without_a_rank_that_leaves(
         ask(engine, "long", PROMPTS[1], count=200)
     ask(leaving, "last", PROMPTS[2])
 
-    leaving.send(Shutdown(grace_s=50.0, leaves_ranks=True))
+    leaving.send(LeaveRanks())
+    leaving.send(Shutdown(grace_s=50.0))
 
     assert answer(leaving, "last") == expected[2]
     assert leaving.exit_status() == 0
@@ -186,6 +205,124 @@ def test_a_group_goes_on_without_a_rank_that_leaves(
     for engine in staying:
         engine.send(Shutdown(grace_s=10.0))
     assert [engine.exit_status() for engine in staying] == [0, 0]
+
+
+class Frontend:
+    """What a newcomer asks of a worker: where its ranks meet, as its engine last told."""
+
+    def __init__(self, engine: EngineUnderTest) -> None:
+        self._engine = engine
+        front = self
+
+        class Page(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(msgspec.json.encode({"ranks": front.standing()}))
+
+            def log_message(self, *arguments: object) -> None:
+                """Say nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Page)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread.start()
+
+    def standing(self) -> RankStanding:
+        told = [m.ranks for m in self._engine.received if isinstance(m, EngineStats)]
+        return next(ranks for ranks in reversed(told) if ranks is not None)
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+@pytest.fixture
+def ahead(model: Path, tmp_path: Path) -> Iterator[RanksUnderTest]:
+    """Two ranks that decide a step while the one before it is computed."""
+    group = RanksUnderTest(model, 2, tmp_path, run_ahead=True)
+    yield group
+    group.close()
+
+
+@pytest.fixture
+def page(ahead: RanksUnderTest) -> Iterator[Frontend]:
+    for engine in ahead.engines:
+        engine.ready()
+        engine.wait_for(EngineStats, lambda stats: stats.ranks is not None)
+    frontend = Frontend(ahead.engines[1])
+    yield frontend
+    frontend.close()
+
+
+@pytest.fixture
+def newcomer(model: Path, tmp_path: Path, page: Frontend) -> Iterator[EngineUnderTest]:
+    engine = EngineUnderTest(WorkerConfig(**settings_of(model), join=page.url), tmp_path / "newcomer")
+    yield engine
+    engine.close()
+
+
+def serve(engines: list[EngineUnderTest], expected: list[list[int]]) -> None:
+    """Ask all prompts of all engines, and compare."""
+    names = {index: uuid.uuid4().hex for index in range(len(PROMPTS))}
+    for engine, (index, name) in itertools.product(engines, names.items()):
+        ask(engine, name, PROMPTS[index])
+    for engine, (index, name) in itertools.product(engines, names.items()):
+        assert answer(engine, name) == expected[index]
+
+
+def test_a_newcomer_takes_its_share_while_the_others_serve_and_the_first_may_leave(
+    ahead: RanksUnderTest, newcomer: EngineUnderTest, expected: list[list[int]]
+) -> None:
+    first, second = ahead.engines
+
+    newcomer.start()
+    while not newcomer.has_said(EngineReady):
+        serve(ahead.engines, expected)
+
+    assert newcomer.ready().lockstep_group == first.ready().lockstep_group
+    serve([first, second, newcomer], expected)
+    first.send(LeaveRanks())
+    first.send(Shutdown(grace_s=10.0))
+    while not first.has_said(LeaveResult):
+        serve([second, newcomer], expected)
+    assert first.wait_for(LeaveResult).stays_because is None
+    assert first.exit_status() == 0
+    serve([second, newcomer], expected)
+    for engine in (second, newcomer):
+        engine.send(Shutdown(grace_s=10.0))
+    assert [engine.exit_status() for engine in (second, newcomer)] == [0, 0]
+
+
+def test_a_newcomer_that_dies_on_its_way_in_changes_nothing(
+    ahead: RanksUnderTest, newcomer: EngineUnderTest, expected: list[list[int]]
+) -> None:
+    newcomer.start()
+    newcomer.wait_for(Loading)  # it has met the ranks by now
+    newcomer.kill()
+
+    serve(ahead.engines, expected)
+    for engine in ahead.engines:
+        engine.send(Shutdown(grace_s=10.0))
+    assert [engine.exit_status() for engine in ahead.engines] == [0, 0]
+
+
+def test_a_group_that_cannot_read_its_new_experts_goes_on_as_it_was(
+    three: RanksUnderTest, model: Path, expected: list[list[int]]
+) -> None:
+    leaving = three.engines[0]
+    for engine in three.engines:
+        engine.ready()
+    [weights] = model.glob("*.safetensors")
+    hidden = weights.rename(weights.with_suffix(".hidden"))
+
+    leaving.send(LeaveRanks())
+    leaving.send(Shutdown(grace_s=0.0))
+
+    assert leaving.wait_for(LeaveResult).stays_because is not None
+    hidden.rename(weights)
+    serve(three.engines, expected)
 
 
 def test_a_rank_that_is_killed_brings_its_group_down_by_name(ranks: RanksUnderTest) -> None:
