@@ -49,3 +49,12 @@ class DecodeBatch:
     continued: list[bool] | None = None
     """[live], whether a row holds the sequence it held in the step before, which is now one token longer;
     None: that is not known"""
+    whole: "DecodeBatch | None" = None
+    """The step that these rows are a half of; its `continued` counts"""
+    first: int = 0
+    """Where in the whole step they begin"""
+
+    @property
+    def rows(self) -> range:
+        """The live rows, counted in the whole step."""
+        return range(self.first, self.first + self.live)

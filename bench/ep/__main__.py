@@ -110,8 +110,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--torchrun", action="store_true", help="be one of the ranks that torchrun started")
     parser.add_argument("--transfers-only", action="store_true", help="leave the overlap out")
     parser.add_argument("--delay-ms", type=float, default=5.0, help="of each exchange, for the overlap")
-    parser.add_argument("--rows", type=int, default=96, help="decode rows of a rank, for the overlap")
-    parser.add_argument("--context", type=int, default=320, help="tokens of each row, for the overlap")
+    parser.add_argument("--rows", type=int, default=128, help="decode rows of a rank, for the overlap")
+    parser.add_argument("--context", type=int, default=352, help="tokens of each row, for the overlap")
     parser.add_argument("--steps", type=int, default=15, help="steps of each kind, for the overlap")
     return parser.parse_args()
 

@@ -30,11 +30,13 @@ from ...engine.ranks.rebalance import Rebalancer
 from ...kernels.moe.all_to_all import AllToAllBatched, AllToAllContiguous
 from ...kernels.moe.backend import BATCHED_EXPERTS, CONTIGUOUS_EXPERTS, StagedMoe
 from ...kernels.moe.phases import PhasedMoe
-from ...tests.support.checkpoints import make_deepseek_v3
+from ...tests.support.checkpoints import make_deepseek_v2
 from .slow_network import SlowCollectives
 
 BLOCK_TOKENS = 64
 MAX_LEN = 4096
+POOL_STEPS = 3
+"""KV blocks in the pool for each one in use; where it is well filled, a decode step gathers KV anew."""
 WARM_UPS = 2
 KINDS = ((0, False), (0, True), (1, False), (1, True))
 """Delays of an exchange, and whether the step is split."""
@@ -57,11 +59,14 @@ class Overlap(msgspec.Struct, frozen=True):
 
 
 def make_checkpoint(folder: Path) -> Path:
-    """Write a DeepSeek-V3-shaped model, every layer a mixture of experts."""
-    return make_deepseek_v3(
+    """Write a DeepSeek-V2-shaped model, every layer a mixture of experts that get about as many tokens each.
+
+    What evens V3's load out, its router's biases, a random checkpoint cannot have.
+    """
+    return make_deepseek_v2(
         folder,
         hidden_size=384,
-        num_hidden_layers=8,
+        num_hidden_layers=12,
         first_k_dense_replace=0,
         num_attention_heads=8,
         num_key_value_heads=8,
@@ -70,13 +75,14 @@ def make_checkpoint(folder: Path) -> Path:
         qk_nope_head_dim=48,
         qk_rope_head_dim=16,
         v_head_dim=48,
-        n_routed_experts=8,
+        n_routed_experts=16,
         n_shared_experts=1,
-        num_experts_per_tok=4,
+        num_experts_per_tok=8,
+        topk_method="greedy",
         n_group=1,
         topk_group=1,
         intermediate_size=512,
-        moe_intermediate_size=384,
+        moe_intermediate_size=320,
         max_position_embeddings=MAX_LEN,
         rope_scaling=None,
     )
@@ -99,7 +105,8 @@ def measure_overlap(group: dist.ProcessGroup, folder: Path, plan: OverlapPlan) -
     collectives = SlowCollectives(group, torch.device("cpu"))
     model = _load(folder, collectives)
     model.decode_rows = rows
-    kv = model.new_kv_pool(1 + rows * -(-context // BLOCK_TOKENS), BLOCK_TOKENS)
+    blocks = rows * -(-context // BLOCK_TOKENS)
+    kv = model.new_kv_pool(1 + POOL_STEPS * blocks, BLOCK_TOKENS)
     kv.copy_(torch.randn(kv.shape, generator=torch.Generator().manual_seed(1)))
     batch = _batch(rows, context)
     times: list[float] = []
@@ -143,6 +150,7 @@ def _batch(rows: int, context: int) -> DecodeBatch:
         block_tables=tables,
         context_lens=torch.full((rows,), context, dtype=torch.int32),
         live=rows,
+        continued=[True] * rows,
     )
 
 

@@ -153,16 +153,18 @@ def decode_groups(
     batch: DecodeBatch, pool: Tensor, window: DecodeWindow, read_pool: ReadPool
 ) -> tuple[list[DecodeGroup], WindowStep | None]:
     """Put the live rows in groups; a single one reads the window, where that has room."""
-    lengths = batch.context_lens[: batch.live].tolist()
-    groups = group_by_length(lengths)
+    whole = batch.whole or batch  # both halves of a step read the window, or none does
+    of_all = whole.context_lens[: whole.live].tolist()
+    lengths = of_all[batch.rows.start : batch.rows.stop]
+    groups = group_by_length(of_all)
     if len(groups) == 1:
-        held = window.step(batch, lengths, pool)
+        held = window.step(whole, of_all, pool, batch.rows)
         if held is not None:
             mask = length_mask(lengths, pool.device)
             return [DecodeGroup(torch.arange(batch.live), mask, held.read)], held
     window.give_up()
     made = []
-    for rows in groups:
+    for rows in group_by_length(lengths):
         members = torch.tensor(rows, device=pool.device)
         own = [lengths[row] for row in rows]
         tables = batch.block_tables.index_select(0, members)

@@ -24,22 +24,22 @@ TOKEN_STEP = 128
 
 @dataclass(frozen=True, slots=True)
 class WindowStep:
-    """The window as the layers of one decode step use it: `live` rows of `keys` tokens, or fewer."""
+    """The window as the layers of a decode step, or of a half, use it: `rows` of `keys` tokens, or fewer."""
 
     layers: Tensor
     """[layers, planes, rows, heads, tokens, width]"""
     token_rows: Tensor
-    """[live * planes * heads] int64, where the step's tokens go in a layer seen as [-1, width]"""
-    live: int
+    """[rows * planes * heads] int64, where the step's tokens go in a layer seen as [-1, width]"""
+    rows: range
     keys: int
 
     def write(self, layer: int, values: Tensor) -> None:
-        """Add the step's tokens: `[live * planes * heads, width]`."""
+        """Add the step's tokens: `[rows * planes * heads, width]`."""
         self.layers[layer].view(-1, values.shape[-1]).index_copy_(0, self.token_rows, values)
 
     def read(self, layer: int) -> Tensor:
-        """Return `[planes, live * heads, keys, width]`, a view; past a sequence's end it holds zeros."""
-        return self.layers[layer, :, : self.live, :, : self.keys].flatten(1, 2)
+        """Return `[planes, rows * heads, keys, width]`, a view; past a sequence's end it holds zeros."""
+        return self.layers[layer, :, self.rows.start : self.rows.stop, :, : self.keys].flatten(1, 2)
 
 
 class DecodeWindow:
@@ -53,11 +53,13 @@ class DecodeWindow:
         self._current = 0
         """Rows that hold what they held after the step before."""
 
-    def step(self, batch: DecodeBatch, lengths: list[int], pool: Tensor) -> WindowStep | None:
-        """Bring all rows up to the tokens before this step's; None where the window is not worth its room.
+    def step(self, batch: DecodeBatch, lengths: list[int], pool: Tensor, rows: range) -> WindowStep | None:
+        """Bring rows up to the tokens before this step's; None where the window is not worth its room.
 
+        batch    the whole step
         lengths  [live], tokens of each sequence with this step's
         pool     the KV pool
+        rows     all live rows, or those of one half; of two, the first comes first
         """
         if batch.continued is None or pool.dtype is FP8:
             self._current = 0
@@ -66,11 +68,12 @@ class DecodeWindow:
         copies = self._room_for(batch.live, max(lengths), blocks)
         if copies is None:
             return None
-        for row, length in enumerate(lengths):
+        for row in rows:
             if row >= self._current or not batch.continued[row]:
-                _copy_row(copies[:, :, row], blocks, batch.block_tables[row], length - 1)
-        self._current = batch.live
-        return WindowStep(copies, self._token_rows(copies, batch), batch.live, max(lengths))
+                _copy_row(copies[:, :, row], blocks, batch.block_tables[row], lengths[row] - 1)
+        self._current = batch.live if rows.stop == batch.live else max(self._current, rows.stop)
+        longest = max(lengths[rows.start : rows.stop])
+        return WindowStep(copies, self._token_rows(copies, batch, rows), rows, longest)
 
     def give_up(self) -> None:
         """Forget all rows: a step was computed without the window."""
@@ -88,10 +91,11 @@ class DecodeWindow:
             self._copies = blocks.new_zeros(layers, self._planes, *room)
         return self._copies
 
-    def _token_rows(self, copies: Tensor, batch: DecodeBatch) -> Tensor:
-        rows, heads, tokens = copies.shape[2:5]
-        first = torch.arange(batch.live) * (heads * tokens) + batch.positions[: batch.live]
-        planes = torch.arange(self._planes).unsqueeze(1) * (rows * heads * tokens)
+    def _token_rows(self, copies: Tensor, batch: DecodeBatch, rows: range) -> Tensor:
+        capacity, heads, tokens = copies.shape[2:5]
+        places = torch.arange(rows.start, rows.stop)
+        first = places * (heads * tokens) + batch.positions[rows.start : rows.stop]
+        planes = torch.arange(self._planes).unsqueeze(1) * (capacity * heads * tokens)
         steps = (planes + torch.arange(heads) * tokens).flatten()
         return (first.unsqueeze(1) + steps).flatten()
 

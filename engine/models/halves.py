@@ -59,6 +59,8 @@ def _rows(batch: DecodeBatch, start: int, end: int) -> DecodeBatch:
         block_tables=batch.block_tables[start:end],
         context_lens=batch.context_lens[start:end],
         live=end - start,
+        whole=batch,
+        first=start,
     )
 
 

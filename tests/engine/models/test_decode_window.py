@@ -42,18 +42,29 @@ class Rig:
 
     def step(self, rows: list[Row], *, known: bool = True) -> WindowStep | None:
         """Let every row compute one token, as the layers of a model would."""
+        [held] = self.step_in_parts(rows, [range(len(rows))], known=known)
+        return held
+
+    def step_in_parts(
+        self, rows: list[Row], parts: list[range], *, known: bool = True
+    ) -> list[WindowStep | None]:
+        """Do the same part by part; each has written its tokens before the next looks at the window."""
         for row in rows:
             row.tokens += 1
             self._grow(row)
         batch = self._batch(rows, known)
-        held = self.window.step(batch, [row.tokens for row in rows], self.pool)
-        for layer, places in enumerate(gqa_token_rows(batch.slots, LAYERS, HEADS, BLOCK_TOKENS)):
-            values = self.random(len(rows) * 2 * HEADS, WIDTH)
-            write_rows(self.pool, places, values)
-            if held is not None:
-                held.write(layer, values)
+        steps = []
+        for part in parts:
+            held = self.window.step(batch, [row.tokens for row in rows], self.pool, part)
+            slots = batch.slots[part.start : part.stop]
+            for layer, places in enumerate(gqa_token_rows(slots, LAYERS, HEADS, BLOCK_TOKENS)):
+                values = self.random(len(part) * 2 * HEADS, WIDTH)
+                write_rows(self.pool, places, values)
+                if held is not None:
+                    held.write(layer, values)
+            steps.append(held)
         self.last = rows
-        return held
+        return steps
 
     def _batch(self, rows: list[Row], known: bool) -> DecodeBatch:
         positions = [row.tokens - 1 for row in rows]
@@ -101,6 +112,36 @@ def test_rows_that_come_go_move_and_grow_hold_what_the_pool_holds() -> None:
             rows.append(rig.row(dice.randrange(1, 40)))
         if rows:
             rig.assert_holds(rig.step(list(rows)), rows)
+
+
+def test_halves_of_a_step_hold_what_the_pool_holds_wherever_it_is_cut() -> None:
+    rig, dice = Rig(), random.Random(3)
+    rows = [rig.row(dice.randrange(1, 40)) for _ in range(4)]
+    for _ in range(120):
+        if len(rows) > 2 and dice.random() < 0.2:
+            leaving = rows.pop()
+            rows[dice.randrange(len(rows))] = leaving
+        while len(rows) < 12 and dice.random() < 0.3:
+            rows.append(rig.row(dice.randrange(1, 40)))
+        middle = dice.randrange(len(rows) + 1) if dice.random() < 0.3 else (len(rows) + 1) // 2
+        parts = [part for part in (range(middle), range(middle, len(rows))) if part]
+        held = rig.step_in_parts(list(rows), parts)
+        for part, step in zip(parts, held, strict=True):
+            rig.assert_holds(step, rows[part.start : part.stop])
+
+
+def test_a_row_that_went_on_is_not_read_from_the_pool_again_in_halves() -> None:
+    rig = Rig()
+    rows = [rig.row(5) for _ in range(4)]
+    rig.step(rows)
+    rig.pool.zero_()
+
+    first, second = rig.step_in_parts(rows, [range(2), range(2, 4)])
+
+    assert first is not None
+    assert second is not None
+    for held in (first, second):
+        assert all(bool(held.read(layer)[:, :, :5].any(-1).all()) for layer in range(LAYERS))
 
 
 def test_a_longer_row_than_the_window_is_taken_in_with_all_others() -> None:
