@@ -77,7 +77,8 @@ def _pairs(transfer: Transfer) -> list[tuple[float, float]]:
 
 def _report_overlap(overlap: Overlap, delay_ms: float) -> int:
     print(
-        f"a decode step, ms: {ms(overlap.computing_s)} without delay, in halves {ms(overlap.halving_s)}; "
+        f"a decode step, {overlap.context} tokens a row, ms: {ms(overlap.computing_s)} without delay, "
+        f"in halves {ms(overlap.halving_s)}; "
         f"with {delay_ms:g} ms an exchange {ms(overlap.whole_s)}, in halves {ms(overlap.halves_s)}"
     )
     print(f"ep overlap: {overlap.cut:.0%} off the step (target {CUT_TARGET:.0%})")
@@ -111,7 +112,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--transfers-only", action="store_true", help="leave the overlap out")
     parser.add_argument("--delay-ms", type=float, default=5.0, help="of each exchange, for the overlap")
     parser.add_argument("--rows", type=int, default=128, help="decode rows of a rank, for the overlap")
-    parser.add_argument("--context", type=int, default=352, help="tokens of each row, for the overlap")
+    parser.add_argument("--context", type=int, help="tokens of each row; absent: as many as suit the delay")
     parser.add_argument("--steps", type=int, default=15, help="steps of each kind, for the overlap")
     return parser.parse_args()
 

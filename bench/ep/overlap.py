@@ -4,14 +4,18 @@ With a delay d of each exchange, and c for what a layer computes, a layer that e
 In two halves it takes what the longer of two things takes: one half's way through the layer, 2d + c / 2, or
 all computing, c. So halves can save c / 2 of 2d + c where computing is shorter than four delays, 2d of 2d + c
 beyond, and a third at most; the quarter that is the target needs c between 2d and 6d, and about as much of it
-before the dispatch as behind it: a wait is only covered by what the other half has to do at that time. The
-batch measured here is of that kind. Where computing is shorter, halves save little: each half waits for its
-own two exchanges all the same.
+before the dispatch as behind it: a wait is only covered by what the other half has to do at that time. Where
+computing is shorter, halves save little: each half waits for its own two exchanges all the same.
+
+The batch measured here is of the kind that pays: unless they are given, contexts are as long as makes c four
+delays on this machine. Rows and experts are fixed, such that on the core measured half of c is behind the
+dispatch, and that half the rows take about half the time; with fewer, reading the weights twice shows.
 
 The best step of each kind counts: what else a machine does only adds, and hides what halves can save.
 """
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -20,7 +24,6 @@ import torch.distributed as dist
 
 from ...engine.batch import DecodeBatch
 from ...engine.config import RanksConfig
-from ...engine.models import Model
 from ...engine.models.architectures import read_model_config
 from ...engine.models.loading import load
 from ...engine.ranks.member import cluster_of
@@ -34,9 +37,13 @@ from ...tests.support.checkpoints import make_deepseek_v2
 from .slow_network import SlowCollectives
 
 BLOCK_TOKENS = 64
-MAX_LEN = 4096
-POOL_STEPS = 3
+MAX_LEN = 1024
+POOL_STEPS = 4
 """KV blocks in the pool for each one in use; where it is well filled, a decode step gathers KV anew."""
+COMPUTING_DELAYS = 4
+"""What a layer is to compute for, in delays"""
+TRIED_CONTEXTS = (128, 384)
+CONTEXT_STEP = 32
 WARM_UPS = 2
 KINDS = ((0, False), (0, True), (1, False), (1, True))
 """Delays of an exchange, and whether the step is split."""
@@ -45,6 +52,8 @@ KINDS = ((0, False), (0, True), (1, False), (1, True))
 class Overlap(msgspec.Struct, frozen=True):
     """The best step of each kind, seconds on the slowest rank."""
 
+    context: int
+    """Tokens of each sequence."""
     computing_s: float
     """Whole, without delay."""
     halving_s: float
@@ -93,30 +102,68 @@ class OverlapPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     rows: int
     """Sequences of a rank."""
-    context: int
-    """Tokens of each."""
+    context: int | None
+    """Tokens of each; absent: as many as suit."""
     delay_s: float
     rounds: int
 
 
 def measure_overlap(group: dist.ProcessGroup, folder: Path, plan: OverlapPlan) -> Overlap:
     """Decode with the model in `folder`; all ranks call, all get the result."""
-    rows, context = plan.rows, plan.context
     collectives = SlowCollectives(group, torch.device("cpu"))
     model = _load(folder, collectives)
-    model.decode_rows = rows
-    blocks = rows * -(-context // BLOCK_TOKENS)
-    kv = model.new_kv_pool(1 + POOL_STEPS * blocks, BLOCK_TOKENS)
-    kv.copy_(torch.randn(kv.shape, generator=torch.Generator().manual_seed(1)))
-    batch = _batch(rows, context)
-    times: list[float] = []
-    for _ in range(WARM_UPS + plan.rounds):
-        for delay, is_split in KINDS:
-            collectives.delay_s, model.decode_in_halves = delay * plan.delay_s, is_split
-            times.append(_step_s(model, batch, kv))
-    seconds = torch.tensor(times, dtype=torch.float64).view(-1, len(KINDS))[WARM_UPS:]
-    dist.all_reduce(seconds, dist.ReduceOp.MAX, group=group)
-    return Overlap(*seconds.amin(0).tolist())
+    model.decode_rows = plan.rows
+    context = plan.context or _suitable_context(model, collectives, plan)
+    steps = Steps(model, collectives, plan.rows, context)
+    times = [steps.seconds(plan.delay_s * delay, is_split) for delay, is_split in KINDS * plan.rounds]
+    seconds = torch.tensor(times, dtype=torch.float64).view(-1, len(KINDS))
+    return Overlap(context, *_best_on_slowest(seconds))
+
+
+def _suitable_context(model: PhasedModel, collectives: SlowCollectives, plan: OverlapPlan) -> int:
+    """Return how long sequences must be for a layer to compute for so many delays."""
+    times = []
+    for context in TRIED_CONTEXTS:
+        steps = Steps(model, collectives, plan.rows, context)
+        times.append([steps.seconds(0.0, is_split=False) for _ in range(plan.rounds)])
+    short_s, long_s = _best_on_slowest(torch.tensor(times, dtype=torch.float64).t())
+    short, long = TRIED_CONTEXTS
+    wanted_s = COMPUTING_DELAYS * plan.delay_s * model.config.num_layers
+    suitable = short + (wanted_s - short_s) * (long - short) / max(long_s - short_s, 1e-6)
+    return min(max(int(suitable) // CONTEXT_STEP, 1) * CONTEXT_STEP, MAX_LEN)
+
+
+def _best_on_slowest(seconds: torch.Tensor) -> list[float]:
+    """Take each column's best round, a round as its slowest rank saw it: `[rounds, kinds]` to `[kinds]`."""
+    seconds = seconds.contiguous()
+    dist.all_reduce(seconds, dist.ReduceOp.MAX)
+    best: list[float] = seconds.amin(0).tolist()
+    return best
+
+
+class Steps:
+    """A decode step that can be repeated: every sequence goes on from the step before."""
+
+    def __init__(self, model: PhasedModel, collectives: SlowCollectives, rows: int, context: int) -> None:
+        self._model = model
+        self._collectives = collectives
+        blocks = rows * -(-context // BLOCK_TOKENS)
+        self._kv = model.new_kv_pool(1 + POOL_STEPS * blocks, BLOCK_TOKENS)
+        used = self._kv[1 : 1 + blocks]
+        used.copy_(torch.randn(used.shape, generator=torch.Generator().manual_seed(1)))
+        self._batch = _batch(rows, context)
+        self.seconds(0.0, is_split=False)
+        self._batch = replace(self._batch, continued=[True] * rows)
+        for is_split in (False, True) * WARM_UPS:
+            self.seconds(0.0, is_split)
+
+    def seconds(self, delay_s: float, is_split: bool) -> float:
+        """Compute the step, whole or in halves."""
+        self._collectives.delay_s, self._model.decode_in_halves = delay_s, is_split
+        dist.barrier()
+        started = time.perf_counter()
+        self._model.decode(self._batch, self._kv)
+        return time.perf_counter() - started
 
 
 def _load(folder: Path, collectives: SlowCollectives) -> PhasedModel:
@@ -150,12 +197,5 @@ def _batch(rows: int, context: int) -> DecodeBatch:
         block_tables=tables,
         context_lens=torch.full((rows,), context, dtype=torch.int32),
         live=rows,
-        continued=[True] * rows,
+        continued=[False] * rows,
     )
-
-
-def _step_s(model: Model, batch: DecodeBatch, kv: torch.Tensor) -> float:
-    dist.barrier()
-    started = time.perf_counter()
-    model.decode(batch, kv)
-    return time.perf_counter() - started
