@@ -47,7 +47,7 @@ class LocalMoe:
 
     def begin(self, x: Tensor, ids: Tensor, weights: Tensor, experts: ExpertWeights) -> "LocalBegun":
         """Note what to compute."""
-        return LocalBegun(x, ids, weights, experts)
+        return LocalBegun(lambda: self.run(x, ids, weights, experts))
 
     def run(self, x: Tensor, ids: Tensor, weights: Tensor, experts: ExpertWeights) -> Tensor:
         """Prepare, run the experts, finalize: `[tokens, hidden]`."""
@@ -59,14 +59,12 @@ class LocalMoe:
 class LocalBegun:
     """Tokens that need not travel."""
 
-    x: Tensor
-    ids: Tensor
-    weights: Tensor
-    experts: ExpertWeights
+    run: Callable[[], Tensor]
+    """All stages"""
 
     def compute(self) -> Pending[Tensor]:
         """Run all stages."""
-        out = LocalMoe().run(self.x, self.ids, self.weights, self.experts)
+        out = self.run()
         return lambda: out
 
 

@@ -8,23 +8,21 @@ Nothing is read back to the host, so that a CUDA graph can hold the layer. `MoeM
 `by_device.serves` says so; a CPU computes exactly the rows there are instead (`backend.LocalMoe`).
 """
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
 from ..fp8 import Quantised, quantise_groups
+from .backend import LocalBegun
 from .experts import ExpertWeights
 from .experts_grouped import ALIGNMENT, masked, tiled
-from .pair import Pending
 from .routes import contiguous_capacity, permute, route_contiguous, route_masked, unpermute
 
 
 class GroupedMoe:
     """All experts on this rank, nothing sent, no shape that data decides."""
 
-    def begin(self, x: Tensor, ids: Tensor, weights: Tensor, experts: ExpertWeights) -> "GroupedBegun":
+    def begin(self, x: Tensor, ids: Tensor, weights: Tensor, experts: ExpertWeights) -> LocalBegun:
         """Note what to compute."""
-        return GroupedBegun(x, ids, weights, experts)
+        return LocalBegun(lambda: self.run(x, ids, weights, experts))
 
     def run(self, x: Tensor, ids: Tensor, weights: Tensor, experts: ExpertWeights) -> Tensor:
         """Route, run the experts, sum: `[tokens, hidden]`; ids outside `experts.owned`, such as -1, add 0.
@@ -38,21 +36,6 @@ class GroupedMoe:
         if owned * tokens <= contiguous_capacity(ids.numel(), owned, ALIGNMENT):
             return _masked(x, ids, weights, experts)
         return _contiguous(x, ids, weights, experts)
-
-
-@dataclass(frozen=True, slots=True)
-class GroupedBegun:
-    """Tokens that need not travel."""
-
-    x: Tensor
-    ids: Tensor
-    weights: Tensor
-    experts: ExpertWeights
-
-    def compute(self) -> Pending[Tensor]:
-        """Run all stages."""
-        out = GroupedMoe().run(self.x, self.ids, self.weights, self.experts)
-        return lambda: out
 
 
 def _masked(x: Tensor, ids: Tensor, weights: Tensor, experts: ExpertWeights) -> Tensor:
