@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .by_device import by_device
-from .fp8 import GROUP, dequantise_blocks, dequantise_groups, quantise_groups
+from .fp8 import dequantise_blocks, dequantise_groups, quantise_groups
 from .silu_mul import silu_mul, silu_mul_quantise
 
 
@@ -23,11 +23,6 @@ class Fp8Weight:
     def shape(self) -> tuple[int, int]:
         """Inputs and outputs, in the order of a plain weight."""
         return self.values.shape[1], self.values.shape[0]
-
-    def columns_from(self, start: int) -> "Fp8Weight":
-        """The outputs from `start` on, which begins a block."""
-        assert start % GROUP == 0, f"output {start} does not begin a block of {GROUP}"
-        return Fp8Weight(self.values[start:], self.scales[start // GROUP :])
 
 
 Weight = Tensor | Fp8Weight

@@ -123,10 +123,6 @@ class PeerTable:
         peer = self._peers.get(incarnation)
         return PeerState.REMOVED if peer is None else peer.state
 
-    def is_stale(self, incarnation: str) -> bool:
-        """Tell whether a later incarnation has taken this one's address."""
-        return incarnation in self._stale
-
     def greet(self, incarnation: str, address: Address) -> list[Command]:
         """A compatible peer said hello at `address`; whoever lived there before is gone.
 
