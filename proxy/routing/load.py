@@ -66,9 +66,14 @@ class Team:
         self.computed = 0
         """and have computed."""
 
+    @property
+    def sequences(self) -> int:
+        """How many all members have."""
+        return sum(row.sequences for row in self.members)
+
     def pace(self) -> tuple[float, int]:
         """Return the slowest member's step, and how many sequences all have."""
-        return max(map(_step_s, self.members)), sum(row.sequences for row in self.members)
+        return max(map(_step_s, self.members)), self.sequences
 
 
 class DecodeRow:

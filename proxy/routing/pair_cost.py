@@ -8,7 +8,7 @@
     transfer      the KV that D lacks, over this link
     wait(D)       until D has room for the KV; in cost(D) also for the prompts it computes itself
     step          what the request adds to the steps of all that decode with it
-    interference  what a prompt computed on D adds to the same
+    interference  prefill(D), for each sequence that decodes in step with D
 
 and on either side what a new or a silent worker is doubted for, or one that did not serve the request's
 session last. Every term has a scale; 0 switches it off.
@@ -18,7 +18,7 @@ those that hold equally much of the prompt. The cheapest few of
 either leg are then paired, each pair over its own link.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from math import inf
 from typing import Annotated
@@ -77,7 +77,9 @@ class PairCostConfig(PolicyConfig, frozen=True, kw_only=True, tag="pair_cost"):
 class _Offer:
     """One decision's numbers."""
 
-    __slots__ = ("alone", "decode", "decode_terms", "need", "prefill", "prefill_terms", "request", "view")
+    __slots__ = (
+        "alone", "decode", "decode_terms", "need", "prefill", "prefill_terms", "request", "transfers", "view",
+    )  # fmt: skip
 
     def __init__(self, request: RequestView, need: Need, view: PoolView, match: PrefixMatch) -> None:
         self.request = request
@@ -89,18 +91,15 @@ class _Offer:
         self.decode_terms: dict[int, DecodeTerms] = {}
         self.alone: dict[int, tuple[float, ...]] = {}
         """Terms of the decode workers that were priced by themselves."""
+        self.transfers: dict[tuple[int, int], float] = {}
+        """Of the pairs that were priced over their own link, in scaled seconds."""
 
-    def cheapest_prefills(self, most: int) -> list[int]:
-        terms = self.prefill_terms
-        if len(terms) <= most:
-            return list(terms)
-        return sorted(terms, key=lambda place: terms[place][-1])[:most]
 
-    def cheapest_decodes(self, most: int) -> list[int]:
-        terms = self.decode_terms
-        if len(terms) <= most:
-            return list(terms)
-        return sorted(terms, key=lambda place: terms[place][-1])[:most]
+def _cheapest(terms: Mapping[int, tuple[float, ...]], most: int) -> list[int]:
+    """Return the places with the least of what comes last in their terms."""
+    if len(terms) <= most:
+        return list(terms)
+    return sorted(terms, key=lambda place: terms[place][-1])[:most]
 
 
 class PairCost:
@@ -221,7 +220,9 @@ class PairCost:
         """Return cost and places of the cheapest pair."""
         if not offer.prefill_terms:
             return None
-        found = self._pairs(offer, fleet, offer.cheapest_prefills(PAIRED), offer.cheapest_decodes(PAIRED))
+        found = self._pairs(
+            offer, fleet, _cheapest(offer.prefill_terms, PAIRED), _cheapest(offer.decode_terms, PAIRED)
+        )
         if not found:
             # Hands not shaken where it would be best: look at all that were priced.
             found = self._pairs(offer, fleet, list(offer.prefill_terms), list(offer.decode_terms))
@@ -239,17 +240,13 @@ class PairCost:
             if not may_split(offer.request, taker):
                 continue
             here, partners = offer.decode_terms[d][2], offer.view.partners(fleet, d)
-            missing = max(need.prompt_bytes - offer.decode.depths.get(d, 0) * need.key_bytes, 0.0)
+            depth = offer.decode.depths.get(d, 0)
             for p in prefills:
                 if p in partners:
                     base_s, byte_s = links.get((givers[p].name, taker.name), usual).coefficients
-                    transfer = scale * (base_s + byte_s * missing)
+                    transfer = offer.transfers[p, d] = scale * need.transfer_s(base_s, byte_s, depth)
                     found.append((offer.prefill_terms[p][3] + here + transfer, p, d))
         return found
-
-    def _transfer_s(self, offer: _Offer, giver: Worker, taker: Worker, depth: int) -> float:
-        base_s, byte_s = self._memory.rates.transfer_fit(giver.name, taker.name).coefficients
-        return self._config.scales.transfer * offer.need.transfer_s(base_s, byte_s, depth)
 
     def _best_alone(self, offer: _Offer, must: bool, now: float) -> int | None:
         """Return the decode worker that computes the prompt cheapest by itself, if it `must` or may."""
@@ -259,7 +256,7 @@ class PairCost:
         places = list(offer.decode_terms)
         if len(leg.view.workers) > EXACT:
             deepest = max(places, key=lambda place: leg.depths.get(place, 0))
-            places = list({*offer.cheapest_decodes(PAIRED), deepest})
+            places = list({*_cheapest(offer.decode_terms, PAIRED), deepest})
         scale = work_scale(scales, leg, places)
         if leg.view.needs_partners:
             places = [place for place in places if not leg.view.workers[place].needs_partner]
@@ -269,8 +266,8 @@ class PairCost:
         for place, (wait, work, overdue, _) in priced.items():
             decode_wait, step, _, _ = offer.decode_terms[place]
             doubt = overdue + leg.doubts.get(place, 0.0) + offer.prefill.leaving_s
-            # All who decode with it lose the time that the prompt takes.
-            interference = scales.interference * work * _crowd(leg, place)
+            # All who decode with it lose the time that the prompt takes; their time counts for as much.
+            interference = scales.interference * work * leg.view.steps[place].team.sequences
             cost = wait + work + decode_wait + step + interference + doubt
             offer.alone[place] = (wait, work, 0.0, decode_wait, step, interference, doubt, cost)
         if len(offer.alone) < 2:
@@ -292,7 +289,7 @@ class PairCost:
 
     def _rows(self, offer: _Offer, prefill: int | None, decode: int) -> list[Row]:
         """Return the choice; then what else was priced: beside either of the chosen, and decode alone."""
-        beside = prefill if prefill is not None else next(iter(offer.cheapest_prefills(1)), None)
+        beside = prefill if prefill is not None else next(iter(_cheapest(offer.prefill_terms, 1)), None)
         rows = [self._row(offer, prefill, decode)]
         rows += [self._row(offer, place, decode) for place in offer.prefill_terms if place != prefill]
         if beside is not None:
@@ -308,13 +305,9 @@ class PairCost:
         wait, work, overdue, _ = offer.prefill_terms[prefill]
         decode_wait, step, _, _ = offer.decode_terms[decode]
         doubt = overdue + offer.prefill.doubts.get(prefill, 0.0) + offer.decode.doubts.get(decode, 0.0)
-        transfer = self._transfer_s(offer, giver, taker, offer.decode.depths.get(decode, 0))
+        transfer = offer.transfers.get((prefill, decode))
+        if transfer is None:  # Not paired: each was compared as if over a link like the fleet's.
+            depth = offer.decode.depths.get(decode, 0)
+            transfer = offer.need.usual_transfer_s(self._config.scales, depth)
         terms = (wait, work, transfer, decode_wait, step, 0.0, doubt)
         return giver, taker, (*terms, sum(terms))
-
-
-def _crowd(leg: Leg, place: int) -> int:
-    """Return how many sequences decode in step with one worker's, its own included."""
-    row = leg.view.steps[place]
-    members = row.team.members
-    return row.sequences if len(members) == 1 else sum(member.sequences for member in members)

@@ -29,7 +29,8 @@ class Scales(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     step: Scale = 0.3
     """Of the seconds that the request and all who decode with it lose in their steps."""
     interference: Scale = 3.0
-    """Of the seconds that all who decode with it lose to a prompt computed beside them."""
+    """Of the prefill term of a prompt computed on decode, as `prefill` and `backlog` have scaled it, for each
+    sequence that decodes in step with it: while there are queues, their seconds too count for more."""
     overdue: Scale = 1.0
     """Of the seconds by which a worker's next answer is late."""
 

@@ -260,6 +260,21 @@ def test_every_candidate_is_explained_and_its_terms_add_up_to_its_cost() -> None
     assert candidates[0].terms["cost"] == min(c.terms["cost"] for c in candidates)
 
 
+def test_an_explanation_asked_for_later_tells_what_was_compared_then() -> None:
+    bench = Bench(4, 4, PairCostConfig())
+    bench.send("p1", "d1", blocks(20))
+    early, late = bench.decide(blocks(22)).why, bench.decide(blocks(22)).why
+    assert early is not None
+    assert late is not None
+    told = early.candidates()
+    for prefill in ("p0", "p1", "p2", "p3"):
+        for decode in ("d0", "d1", "d2", "d3"):
+            bench.memory.rates.transferred(prefill, decode, kv_bytes=10**8, seconds=2.0)
+    bench.finish(now=9.0)
+
+    assert late.candidates() == told
+
+
 def test_a_term_that_is_switched_off_counts_nothing() -> None:
     off = Scales(wait=0, prefill=0, backlog=0, transfer=0, decode_wait=0, step=0, interference=0, overdue=0)
     bench = Bench(config=msgspec.structs.replace(NO_ALONE, scales=off))
