@@ -17,6 +17,7 @@ import msgspec
 
 from ...cli.children import die_with_parent
 from ...cli.free_port import free_ports
+from ..processes import process_tree
 from .peer import vllm_command, vllm_environment
 from .workload import SERVED_NAME
 
@@ -37,30 +38,11 @@ class Server:
     pid: int
 
 
-def process_tree(pid: int) -> list[int]:
-    """Return a process and everything under it, parents first; those that end meanwhile are left out."""
-    found = [pid]
-    for parent in found:
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            for task in Path(f"/proc/{parent}/task").iterdir():
-                found += map(int, (task / "children").read_text().split())
-    return found
-
-
 def signal_tree(pid: int, number: signal.Signals) -> None:
     """Send a signal to a process and everything under it."""
     for each in process_tree(pid):
         with contextlib.suppress(ProcessLookupError):
             os.kill(each, number)
-
-
-def cpu_seconds(pid: int) -> float:
-    """Return the processor time that one process has had, all its threads."""
-    total = 0
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            total += int((task / "schedstat").read_text().split()[0])
-    return total / 1e9
 
 
 @contextlib.contextmanager

@@ -22,10 +22,11 @@ import aiohttp
 import msgspec
 import uvloop
 
+from ..processes import cpu_ns, process_tree
 from ..prompts import draw_token_ids
 from ..table import render
 from .profile import Part, Shares
-from .servers import Server, cpu_seconds, process_tree, started, told_url
+from .servers import Server, started, told_url
 from .workload import Workload, run_workload
 
 TOLD_TIMEOUT_S = 10.0
@@ -94,15 +95,15 @@ async def measure_split(worker: ProfiledWorker, workload: Workload, vocabulary: 
                 draw_token_ids(rng, workload.prompt_tokens, vocabulary) for _ in range(workload.prompts)
             ]
             worker.take()
-            frontend = cpu_seconds(worker.server.pid)
+            frontend = cpu_ns([worker.server.pid])
             speed = await run_workload(session, worker.server.url, workload, prompts)
             shares = worker.take()
-            frontend = cpu_seconds(worker.server.pid) - frontend
+            frontend = cpu_ns([worker.server.pid]) - frontend
     return StepSplit(
         workload=workload.name,
         steps=workload.prompts if workload.is_prefill else workload.output_tokens,
         seconds=shares.seconds,
-        frontend_cpu_s=frontend,
+        frontend_cpu_s=frontend / 1e9,
         rate=speed.rate,
     )
 

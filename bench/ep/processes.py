@@ -2,12 +2,13 @@
 
 import multiprocessing
 import os
-import socket
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from ...cli.free_port import free_ports
 
 LOOPBACK = "127.0.0.1"
 
@@ -19,7 +20,7 @@ def on_ranks(size: int, measurement: Measurement, *arguments: Any) -> Any:
     """Run a measurement on `size` gloo ranks here and return rank 0's result."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    port = _free_port()
+    port = free_ports(1)[0]
     processes = [
         context.Process(target=_rank, args=(rank, size, port, theirs, (measurement, arguments)))
         for rank in range(size)
@@ -56,8 +57,3 @@ def _rank(rank: int, size: int, port: int, results: Any, call: tuple[Measurement
         results.send(result)
     results.close()
     dist.destroy_process_group()
-
-
-def _free_port() -> int:
-    with socket.create_server((LOOPBACK, 0)) as server:
-        return int(server.getsockname()[1])

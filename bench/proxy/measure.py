@@ -6,13 +6,12 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
-CPUCLOCK_SCHED = 2
+from ..processes import cpu_ns, process_tree
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,21 +19,6 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 
     resident_bytes: int
     peak_bytes: int
-
-
-def process_tree(pid: int) -> list[int]:
-    """Return `pid` and the processes it started, without those that have ended."""
-    found = [pid]
-    for parent in found:
-        with contextlib.suppress(FileNotFoundError):
-            for task in Path(f"/proc/{parent}/task").iterdir():
-                found += [int(child) for child in (task / "children").read_text().split()]
-    return found
-
-
-def cpu_ns(pids: list[int]) -> int:
-    """Return the CPU time used so far, threads that have ended included."""
-    return sum(time.clock_gettime_ns((~pid << 3) | CPUCLOCK_SCHED) for pid in pids)
 
 
 def memory_of(pids: list[int]) -> Memory:

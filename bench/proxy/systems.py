@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import enum
-import socket
 import sys
 import tempfile
 import time
@@ -14,6 +13,7 @@ import msgspec
 
 from baton.proxy.routing.router import POLICIES
 
+from ...cli.free_port import free_ports
 from .client import ask
 from .compiled import BenchError, Ports
 from .cores import Cores
@@ -110,7 +110,7 @@ def _peer_flags(
     system: System, port: int, settings: Settings, prefills: list[list[str]], decodes: list[str]
 ) -> list[str]:
     flags = ["--host", "127.0.0.1", "--port", str(port), "--policy", system.policy]
-    flags += ["--prometheus-port", str(free_port()), "--worker-startup-check-interval", "1"]
+    flags += ["--prometheus-port", str(free_ports(1)[0]), "--worker-startup-check-interval", "1"]
     for prefill in prefills:
         flags += ["--prefill", *prefill]
     for decode in decodes:
@@ -148,14 +148,6 @@ def _baton_command(
     return command
 
 
-def free_port() -> int:
-    """Return a port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @contextlib.asynccontextmanager
 async def running_system(
     system: System, ports: Ports, cores: Cores, peers: Path, settings: Settings | None = None
@@ -167,7 +159,7 @@ async def running_system(
     with tempfile.TemporaryFile() as log:
         running, process = None, None
         for _ in range(STARTS):
-            port = free_port()
+            port = free_ports(1)[0]
             command = command_of(system, ports, port, settings or Settings(), peers)
             process = await asyncio.create_subprocess_exec(
                 *cores.pinned(cores.router, command[0], *command[1:]), stdout=log, stderr=log

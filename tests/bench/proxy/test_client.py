@@ -8,7 +8,7 @@ import pytest
 
 from baton.bench.proxy.client import End, ask
 from baton.bench.proxy.faults import describe
-from baton.bench.proxy.systems import free_port
+from baton.cli.free_port import free_ports
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 LAST = b"0\r\n\r\n"
@@ -57,7 +57,7 @@ async def test_every_end_is_told_apart(answer: bytes, end: End, words: str) -> N
 
 
 async def test_a_closed_port_is_a_refusal() -> None:
-    assert (await ask(free_port(), b"{}")).end is End.REFUSED
+    assert (await ask(free_ports(1)[0], b"{}")).end is End.REFUSED
 
 
 async def test_many_answers_are_counted_by_how_they_ended() -> None:

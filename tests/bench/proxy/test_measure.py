@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from baton.bench.proxy.measure import cpu_of, memory_of, parse_instructions, process_tree
+from baton.bench.processes import process_tree
+from baton.bench.proxy.measure import cpu_of, memory_of, parse_instructions
 
 BUSY = "import time; print(flush=True)\nwhile time.process_time() < 0.3: pass\nprint(flush=True); input()"
 
