@@ -39,6 +39,7 @@ from .messages import (
     RankStanding,
     Shutdown,
 )
+from .quarantine import QuarantineWatch
 from .ranks.errors import GroupFailedError
 from .runner import Flight, StepRunner
 from .scheduler import Scheduler
@@ -156,13 +157,14 @@ class EngineLoop:
         self._flying: _Flying | None = None
         self._sent_stats: EngineStats | None = None
         self._stats_at = self._housekept_at = clock()
+        self._quarantine = QuarantineWatch()
         self._failed_steps = 0
         self._has_worked = False
         self._end_at: float | None = None
         self._leaves_ranks = False
 
     def run(self) -> None:
-        """Turn until shut down. Raises `EngineFailedError` when steps keep failing."""
+        """Turn until shut down. Raises `EngineFailedError` when steps keep failing, `QuarantineFullError`."""
         while not self.is_over():
             if not self.turn():
                 self.settle_down()
@@ -319,6 +321,9 @@ class EngineLoop:
         if now - self._housekept_at >= HOUSEKEEPING_S:
             self._housekept_at = now
             self._check_parent()
+            scheduler = self._scheduler
+            blocks, is_stuck = scheduler.cache.pool.counts(), scheduler.is_stuck()
+            self._quarantine.check(blocks, now, is_stuck=is_stuck)
         if now - self._stats_at >= self._stats_interval_s:
             self._send_stats()
 

@@ -219,6 +219,10 @@ class Scheduler:
         """Return the sequences of all requests that have not ended."""
         return [sequence for request in self.requests.values() for sequence in request.sequences]
 
+    def is_stuck(self) -> bool:
+        """Tell whether requests wait although no other one holds blocks."""
+        return bool(self.roster.waiting) and self.roster.nothing_moves()
+
     def problems(self) -> list[str]:
         """Return every broken invariant of pool and lists; empty is sound."""
         pool = self.cache.pool.problems(self.holders(), self.quarantined())
