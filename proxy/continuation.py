@@ -38,6 +38,8 @@ class Continuation:
         return b"".join(map(self._pass, events))
 
     def _pass(self, raw: bytes) -> bytes:
+        if self.done:
+            raise DivergedError("it goes on after its last event")
         try:
             event = read_event(raw)
             pieces = {} if event is None else pieces_of(event)

@@ -5,8 +5,6 @@ Slower than `relay_leg`, event by event; only streams whose worker died come her
 
 from collections.abc import Callable
 
-import httptools
-
 from .continuation import Continuation, DivergedError
 from .leg import LegOwner
 from .relay_leg import RelayLeg
@@ -56,11 +54,7 @@ class ResumeLeg(RelayLeg):
         if sink is None:
             self._before_relay(data)
             return
-        self.received += len(data)
-        try:
-            self._feed(data)
-        except httptools.HttpParserError as error:
-            self.fail(Failure(Fault.MALFORMED, f"not an HTTP answer: {error}"))
+        if not self.feed(data):
             return
         if USAGE in data:
             self._usage_read = data

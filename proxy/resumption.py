@@ -13,8 +13,8 @@ from .relay_leg import RelayLeg
 from .replay import Broken, Replay, broken_stream, replay_of
 from .request import ClientRequest
 from .resume_leg import LAST_CHUNK, ResumeLeg
-from .routing.fleet import Worker
-from .routing.life import Failure, Fault
+from .routing.fleet import Kind, Worker
+from .routing.life import Failure, Fault, SendBoth, SendDecode, SendPrefill
 from .upstream import Pieces, Pool
 
 
@@ -65,6 +65,22 @@ class ResumableExchange(PairExchange):
         return broken_stream(leg) if isinstance(leg, RelayLeg) else None
 
     # --- sending and relaying
+
+    def _send(self, command: SendPrefill | SendDecode | SendBoth) -> None:
+        decision = self._living().decision
+        if decision is not None and decision.decode.kind is Kind.SGLANG:
+            if self._broken is not None:
+                self._pass_over(decision.decode)
+                return
+            self._replay = None
+        super()._send(command)
+
+    def _pass_over(self, decode: Worker) -> None:
+        """Ask SGLang for nothing: it may give another answer, and would begin a second one."""
+        self._leg, self._decode = None, decode
+        workers = self._hub.router.fleet.workers.values()
+        self._living().request.tried_decode.update(w.name for w in workers if w.kind is Kind.SGLANG)
+        self.leg_failed(Failure(Fault.BUSY, "it goes on with no stream of another worker's"))
 
     def _seed(self, worker: Worker) -> int | None:
         if self._replay is None:

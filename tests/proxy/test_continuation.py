@@ -126,3 +126,8 @@ def test_chunks_are_undone() -> None:
     assert unchunked(chunked(b"ab") + b"1;x=y\r\nc\r\n") == b"abc"
     assert unchunked(b"") == b""
     assert unchunked(b"3\r\nab") is None
+
+
+def test_nothing_is_told_after_the_last_event() -> None:
+    with pytest.raises(DivergedError):
+        Continuation(told(*SENT)).feed(b"".join(REPLAY) + chunk(content="more"))

@@ -11,6 +11,7 @@ import pytest
 
 from baton.proxy.config import Limits, Timeouts
 
+from .fake_sglang import Bootstrap
 from .fakes import DONE, MODEL, Behaviour, Connection, FakeWorker, Request, chat, chunked, event, fails, says
 from .house import House, housed, pair, two_pairs
 
@@ -349,3 +350,68 @@ async def test_a_drain_ends_a_stream_that_is_being_taken_up_again_by_an_error_ev
 
     answer = asking.result()
     assert json.loads(answer.body.decode().rpartition("data: ")[2])["error"]["code"] == "stream_broken"
+
+
+async def test_a_second_answer_to_one_request_is_not_told_and_its_connection_not_used_again() -> None:
+    async def answers_twice(worker: FakeWorker, connection: Connection, request: Request) -> None:
+        events = whole_events(request)
+        await connection.begin_stream()
+        await connection.chunk(events[0] + events[1])
+        await go_on.wait()
+        rest = b"".join(map(chunked, events[2:])) + b"0\r\n\r\n"
+        await connection.send(rest + HEAD + chunked(word("again", request)))
+        await connection.until_closed()
+        left.set()
+
+    async def by_turns(worker: FakeWorker, connection: Connection, request: Request) -> None:
+        await turns.pop(0)(worker, connection, request)
+
+    go_on, left, turns = asyncio.Event(), asyncio.Event(), [dies_after(1), answers_twice, serves]
+    workers = [FakeWorker("decode", usual=by_turns) for _ in turns]
+    async with housed(FakeWorker("prefill"), *workers) as house, house.connect() as client:
+        for worker in workers:
+            worker.go_on.set()
+        await client.post(chat(temperature=0))
+        await client.reader.readuntil(b"two ")
+        go_on.set()
+        rest = await client.answer_rest()
+        await left.wait()
+
+        assert b"again" not in rest
+        assert (rest.count(b"five"), rest.count(b"[DONE]")) == (1, 1)
+
+
+async def test_no_sglang_pair_goes_on_with_a_stream_of_another_worker() -> None:
+    bootstrap = Bootstrap()
+    workers = [*pair(), *bootstrap.fleet()]
+    async with housed(*workers, policy="round_robin") as house:
+        workers[1].next.append(dies_after(2))
+        workers[1].go_on.set()
+        answer = await streamed(house)
+
+        assert answer.complete
+        assert answer.raw.count(b"HTTP/1.1 ") == 1
+        assert told(answer)[0] == "one two "
+        assert answer.events[-1]["error"]["code"] == "stream_broken"
+    assert bootstrap.rooms == {}
+
+
+async def test_a_stream_of_an_sglang_pair_is_not_continued_though_another_worker_was_asked_first() -> None:
+    bootstrap = Bootstrap()
+
+    async def breaks_off(worker: FakeWorker, connection: Connection, request: Request) -> None:
+        await bootstrap.enter(worker, request).prefill_is_here.wait()
+        await dies_after(2)(worker, connection, request)
+
+    first, third = FakeWorker("decode"), FakeWorker("decode")
+    giver, taker = bootstrap.fleet()
+    workers = [FakeWorker("prefill"), first, third, giver, taker]
+    async with housed(*workers, policy="round_robin") as house:
+        first.next.append(fails(500))
+        taker.next.append(breaks_off)
+        taker.go_on.set()
+        third.usual = serves
+        answer = await streamed(house, chat())
+
+        assert [len(worker.requests) for worker in (first, taker, third)] == [1, 1, 0]
+        assert answer.events[-1]["error"]["code"] == "stream_broken"
