@@ -42,6 +42,12 @@ class WorkerAddress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         parts = urlsplit(self.url)
         if parts.scheme != "http" or not parts.hostname or parts.path not in ("", "/"):
             raise ValueError(f"url must read http://host:port, got {self.url!r}")
+        try:
+            usable = parts.port != 0
+        except ValueError:  # no number, or too great a one
+            usable = False
+        if not usable:
+            raise ValueError(f"url must have a port from 1 to 65535 or none, got {self.url!r}")
         if self.name is not None and not (self.name.isascii() and self.name.isprintable()):
             raise ValueError(f"name must be printable ASCII, got {self.name!r}")
 

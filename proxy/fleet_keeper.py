@@ -4,7 +4,7 @@ add      listed; probed; in rotation once it is ready and has shaken hands
 drain    out of rotation; streams go on, and KV that it holds can still be pulled
 undrain  back in rotation, as if it had never been drained
 remove   drained, then forgotten. After `worker_drain_s` its connections are cut: requests that the client
-         has seen nothing of are tried elsewhere
+         has seen nothing of are tried elsewhere. KV that was pulled is no reason to stay
 """
 
 import asyncio
@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 LOOK_S = 0.05
 """Between looks at whether a worker has ended what it had."""
+CUT_S = 15.0
+"""How long what was cut may take to be settled: longer than the reaper tries."""
 
 
 class FleetKeeper:
@@ -64,14 +66,14 @@ class FleetKeeper:
         if title in self._addresses:
             self._successors[title] = address
             return
-        self._addresses[title] = address
-        self._controls[title] = WorkerControl(address, self._session, config.probing)
-        self._hub.pools[title] = Pool(
+        control = WorkerControl(address, self._session, config.probing)
+        pool = Pool(
             TcpAddress(address.host, address.port),
             self._tasks,
             connect_timeout_s=config.timeouts.connect_s,
             max_idle=config.limits.idle_connections,
         )
+        self._addresses[title], self._controls[title], self._hub.pools[title] = address, control, pool
         worker = Worker(title, address.role, address.kind)
         if address.kind is Kind.SGLANG:
             worker.bootstrap = KvAddress(host=address.host, port=address.bootstrap_port)
@@ -135,13 +137,10 @@ class FleetKeeper:
 
     async def _remove(self, worker: Worker) -> None:
         name = worker.name
-        try:
-            async with asyncio.timeout(self._hub.config.worker_drain_s):
-                await self._idle(worker)
-        except TimeoutError:
+        if not await self._idle_within(self._hub.config.worker_drain_s, worker):
             logger.warning("worker %s is removed with requests on it", name)
             self._hub.pools[name].close()
-            await self._idle(worker)
+            await self._idle_within(CUT_S, worker)
         self._prober.unwatch(worker)
         if self._kv_events is not None:
             self._kv_events.unfollow(name)
@@ -153,6 +152,12 @@ class FleetKeeper:
         if successor is not None:
             self.add(successor)
 
-    async def _idle(self, worker: Worker) -> None:
-        while not self.is_idle(worker):  # noqa: ASYNC110  nothing tells of it
-            await asyncio.sleep(LOOK_S)
+    async def _idle_within(self, limit_s: float, worker: Worker) -> bool:
+        """Wait until the worker is idle; False: it is not, after `limit_s`."""
+        try:
+            async with asyncio.timeout(limit_s):
+                while not self.is_idle(worker):  # noqa: ASYNC110  nothing tells of it
+                    await asyncio.sleep(LOOK_S)
+        except TimeoutError:
+            return False
+        return True

@@ -121,7 +121,10 @@ class Ledger:
 
     def holds_for(self, prefill: str) -> bool:
         """Whether a prefill worker holds KV that is not pulled or released."""
-        return any(entry.prefill == prefill for entry in self._entries.values())
+        return any(
+            entry.prefill == prefill and entry.state is not HandoverState.PULLED
+            for entry in self._entries.values()
+        )
 
     def outstanding_tokens(self) -> Counter[str]:
         """Return the prompt tokens whose KV each prefill worker holds for somebody."""

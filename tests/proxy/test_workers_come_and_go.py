@@ -8,11 +8,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
+from baton.proxy import fleet_keeper
 from baton.proxy.discovery.settings import FileSettings
 
-from .fakes import Answer, Connection, FakeWorker, Request, chat, decodes, hangs
+from .fakes import DONE, Answer, Connection, FakeWorker, Request, chat, chat_chunk, chunked, decodes, hangs
 from .house import House, housed, pair
 
 TOKEN = "Authorization: Bearer secret"
@@ -98,6 +100,17 @@ async def test_a_worker_is_added_and_gets_requests(tmp_path: Path) -> None:
     assert "url must read http://host:port" in bad.error["message"]
 
 
+async def test_an_address_that_cannot_be_is_refused_and_its_name_stays_free(tmp_path: Path) -> None:
+    async with administered(tmp_path, *pair()) as house:
+        bad = [
+            await call(house, "POST", "/admin/workers", TOKEN, body=json.dumps(worker).encode())
+            for port in ("99999", "abc")
+            for worker in [{"url": f"http://h:{port}", "role": "decode", "name": "d"}]
+        ]
+
+    assert [(answer.status, answer.error["code"]) for answer in bad] == [(400, "invalid_worker")] * 2
+
+
 async def test_a_drained_worker_ends_its_stream_and_gets_nothing_new(tmp_path: Path) -> None:
     async with administered(tmp_path, *pair(), FakeWorker("decode")) as house:
         house.decode.next.append(waits_then_decodes)
@@ -140,6 +153,27 @@ async def test_a_prefill_worker_is_kept_until_its_kv_is_pulled(tmp_path: Path) -
     assert removed.status == 202
 
 
+async def test_a_prefill_worker_does_not_wait_for_streams_whose_kv_it_has_given_up(tmp_path: Path) -> None:
+    async with administered(tmp_path, *pair(), FakeWorker("prefill")) as house:
+        house.decode.next.append(streams_in_two_parts)
+        async with house.connect() as client:
+            await client.post(chat())
+            await client.reader.readuntil(b"one")
+            await call(house, "DELETE", f"/admin/workers/{house.prefill.name}", TOKEN)
+            await gone(house, house.prefill)
+            house.decode.go_on.set()
+            rest = await client.answer_rest()
+
+    assert b" two" in rest
+
+
+async def streams_in_two_parts(worker: FakeWorker, connection: Connection, request: Request) -> None:
+    await connection.begin_stream()
+    await connection.chunk(chat_chunk("one"))
+    await worker.go_on.wait()
+    await connection.send(chunked(chat_chunk(" two")) + chunked(DONE) + b"0\r\n\r\n")
+
+
 async def test_a_removal_that_takes_too_long_cuts_the_worker_and_the_request_is_served_elsewhere(
     tmp_path: Path,
 ) -> None:
@@ -154,6 +188,19 @@ async def test_a_removal_that_takes_too_long_cuts_the_worker_and_the_request_is_
         await gone(house, house.decode)
 
     assert (answer.text, answer.headers["x-baton-decode"]) == ("one two", workers[2].name)
+
+
+async def test_a_removal_ends_though_what_was_cut_is_never_settled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet_keeper, "CUT_S", 0.05)
+    async with administered(tmp_path, *pair(), FakeWorker("decode"), worker_drain_s=0.05) as house:
+        worker = house.proxy.keeper.find(house.decode.name)
+        assert worker is not None
+        worker.decode_requests += 1  # of a sibling that does not say any more that it ended
+        await call(house, "DELETE", f"/admin/workers/{house.decode.name}", TOKEN)
+        await gone(house, house.decode)
+        assert (await house.ask(chat())).text == "one two"
 
 
 async def test_workers_drained_and_removed_under_load_lose_no_request(tmp_path: Path) -> None:
