@@ -4,7 +4,8 @@
 
 Routers run one at a time on a core of their own, in rounds, over the same mock workers and the same load. The
 target: at most half of vllm-router's CPU time on each required workload, by the median of the rounds' ratios.
-The last line is `proxy: ...`; the exit status says whether the target holds.
+The last line is `proxy: ...`; the exit status says whether the
+target holds and Baton lost no request; without a required workload, only the latter.
 """
 
 import argparse
@@ -68,9 +69,10 @@ async def measure_all_hits(systems: list[System], cores: Cores, peers: Path) -> 
 
 
 async def play_faults(report: Report, systems: list[System], cores: Cores, peers: Path) -> None:
-    """Play every case on every family's router."""
-    routers = {system.family: system for system in systems if system.family is not Family.DIRECT}
-    for system in routers.values():
+    """Play every case on every router."""
+    for system in systems:
+        if system.family is Family.DIRECT:
+            continue
         async for case, seen in play_cases(CASES, system, cores, peers):
             report.add_fault(case, system, seen)
             print(f"  {system.name} | {case.name} | {seen.text}{' LOST' if seen.lost else ''}", flush=True)
@@ -93,7 +95,13 @@ async def run(arguments: argparse.Namespace) -> Verdict:
         report.hits = await measure_all_hits(systems, cores, arguments.peers)
     if FAULTS in arguments.workloads:
         await play_faults(report, systems, cores, arguments.peers)
-    result = verdict(report.samples, "baton", REFERENCE.name)
+    result = verdict(
+        report.samples,
+        "baton",
+        REFERENCE.name,
+        lost_cases=report.lost_cases(Family.BATON),
+        compares=any(workload.required for workload in wanted),
+    )
     text = report.text()
     print(f"\n{text}")
     if arguments.out:

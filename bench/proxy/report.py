@@ -27,11 +27,18 @@ class Report:
     """Load average when the bench began: other work on the machine."""
     samples: list[Sample] = field(default_factory=list)
     hits: list[Hits] = field(default_factory=list)
-    _faults: dict[str, dict[Family, Seen]] = field(default_factory=dict)
+    _faults: dict[str, dict[str, Seen]] = field(default_factory=dict)
 
     def add_fault(self, case: Case, system: System, seen: Seen) -> None:
         """Book one played case."""
-        self._faults.setdefault(case.name, {})[system.family] = seen
+        self._faults.setdefault(case.name, {})[system.name] = seen
+
+    def lost_cases(self, family: Family) -> int:
+        """Return in how many played cases routers of `family` lost requests."""
+        names = {system.name for system in self.systems if system.family is family}
+        return sum(
+            seen.lost for played in self._faults.values() for name, seen in played.items() if name in names
+        )
 
     def text(self) -> str:
         """Return the tables."""
@@ -57,26 +64,24 @@ class Report:
         )
 
     def _fault_table(self) -> str:
-        families = list(dict.fromkeys(family for seen in self._faults.values() for family in seen))
-        lines = ["| case | " + " | ".join(family.value for family in families) + " |"]
-        lines.append("|---" * (len(families) + 1) + "|")
+        systems = self._faulted()
+        lines = ["| case | " + " | ".join(systems) + " |"]
+        lines.append("|---" * (len(systems) + 1) + "|")
         for name, seen in self._faults.items():
-            cells = [_cell(seen.get(family)) for family in families]
+            cells = [_cell(seen.get(system)) for system in systems]
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
         return "\n".join(lines)
 
     def _kept(self) -> str:
-        lost = {
-            family.value: [
-                name for name, seen in self._faults.items() if family in seen and seen[family].lost
-            ]
-            for family in Family
-            if any(family in seen for seen in self._faults.values())
-        }
-        return "\n".join(
-            f"- {family}: " + (f"lost requests in {len(names)} cases" if names else "no request lost")
-            for family, names in lost.items()
-        )
+        lines = []
+        for system in self._faulted():
+            lost = sum(seen[system].lost for seen in self._faults.values() if system in seen)
+            lines.append(f"- {system}: " + (f"lost requests in {lost} cases" if lost else "no request lost"))
+        return "\n".join(lines)
+
+    def _faulted(self) -> list[str]:
+        """Systems that cases were played on."""
+        return list(dict.fromkeys(system for seen in self._faults.values() for system in seen))
 
 
 def _title(workload: Workload) -> str:

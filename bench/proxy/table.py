@@ -19,41 +19,59 @@ HEADER = (
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """The worst required workload."""
+    """The worst required workload, and what Baton failed at: a cheap failure holds no target."""
 
     ratio: float | None
     workload: str | None
     failures: int = 0
-    """Baton's own failed requests: a cheap failure holds no target."""
+    """Baton's own failed requests."""
+    lost_cases: int = 0
+    """Faults in which Baton lost requests."""
+    compares: bool = True
+    """Whether a required workload was asked for."""
 
     @property
     def holds(self) -> bool:
-        """Whether the target is met."""
-        return self.ratio is not None and self.ratio <= TARGET and not self.failures
+        """Whether nothing failed and the target is met, where it was to be measured."""
+        if self.failures or self.lost_cases:
+            return False
+        return self.ratio <= TARGET if self.ratio is not None else not self.compares
 
     @property
     def line(self) -> str:
         """The bench's last line."""
-        if self.ratio is None:
-            return (
-                "proxy: not measured (target <= 0.50): vllm-rr, baton or the required workloads did not run"
-            )
         failed = f", {self.failures} requests FAILED" if self.failures else ""
-        return f"proxy: {self.ratio:.2f} x vllm-router CPU (target <= {TARGET:.2f}{failed})"
+        failed += f", requests LOST in {self.lost_cases} kinds of faults" if self.lost_cases else ""
+        if self.ratio is not None:
+            return f"proxy: {self.ratio:.2f} x vllm-router CPU (target <= {TARGET:.2f}{failed})"
+        if self.compares:
+            missing = "vllm-rr, baton or the required workloads did not run"
+            return f"proxy: not measured (target <= {TARGET:.2f}{failed}): {missing}"
+        return f"proxy: CPU not asked for{failed or ', nothing failed'}"
 
 
-def verdict(samples: Sequence[Sample], system: str, reference: str) -> Verdict:
-    """Compare `system` with `reference` on the required workloads."""
+def verdict(
+    samples: Sequence[Sample], system: str, reference: str, *, lost_cases: int = 0, compares: bool = True
+) -> Verdict:
+    """Compare `system` with `reference` on the required workloads.
+
+    lost_cases  faults in which `system` lost requests
+    compares    whether a required workload was asked for
+    """
     failures = sum(sample.load.bad for sample in samples if sample.system == system)
     ratios = {}
     for workload in workloads_in(samples):
         pairs = paired(samples, workload, system, reference, cpu)
         if workload.required and pairs:
             ratios[workload.name] = statistics.median(pairs)
-    if not ratios:
-        return Verdict(ratio=None, workload=None, failures=failures)
-    worst = max(ratios, key=lambda name: ratios[name])
-    return Verdict(ratio=ratios[worst], workload=worst, failures=failures)
+    worst = max(ratios, key=lambda name: ratios[name], default=None)
+    return Verdict(
+        ratio=None if worst is None else ratios[worst],
+        workload=worst,
+        failures=failures,
+        lost_cases=lost_cases,
+        compares=compares,
+    )
 
 
 def workloads_in(samples: Sequence[Sample]) -> list[Workload]:

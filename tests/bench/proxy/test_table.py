@@ -74,6 +74,26 @@ def test_nothing_measured_is_no_success() -> None:
     assert "not measured" in result.line
 
 
+@pytest.mark.parametrize(
+    ("lost_cases", "holds", "line"),
+    [
+        (0, True, "proxy: CPU not asked for, nothing failed"),
+        (2, False, "proxy: CPU not asked for, requests LOST in 2 kinds of faults"),
+    ],
+)
+def test_faults_alone_hold_where_nothing_is_lost(lost_cases: int, holds: bool, line: str) -> None:
+    result = verdict([], "baton", "vllm-rr", lost_cases=lost_cases, compares=False)
+
+    assert (result.holds, result.line) == (holds, line)
+
+
+def test_a_request_lost_in_a_fault_spoils_a_cheap_run() -> None:
+    result = verdict(run({"req200": [0.3]}), "baton", "vllm-rr", lost_cases=1)
+
+    assert not result.holds
+    assert "requests LOST in 1 kinds" in result.line
+
+
 def test_a_row_says_what_the_router_added_to_the_direct_way() -> None:
     workload = BY_NAME["req200"]
     samples = [sample(0, "direct", workload, 0.0), sample(0, "vllm-rr", workload, 0.04)]
