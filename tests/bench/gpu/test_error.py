@@ -1,5 +1,6 @@
 """The error metric sees what a mean would hide."""
 
+import pytest
 import torch
 
 from baton.bench.gpu.error import relative_error
@@ -19,6 +20,13 @@ def test_one_wrong_row_of_many_shows() -> None:
 
 def test_a_nan_is_infinitely_wrong() -> None:
     assert relative_error(torch.tensor([1.0, float("nan")]), torch.ones(2)) == float("inf")
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_another_value_in_the_place_of_an_infinity_is_infinitely_wrong(wrong: float) -> None:
+    masked = torch.tensor([1.0, float("-inf")])
+
+    assert relative_error(torch.tensor([1.0, wrong]), masked) == float("inf")
 
 
 def test_infinities_in_the_same_places_are_no_error() -> None:
