@@ -64,8 +64,8 @@ class SlowCollectives(TorchCollectives):
 
 
 def _go_first(thread: int = 0) -> None:
-    """Let a thread, by default the calling one, run as soon as it can."""
-    with contextlib.suppress(PermissionError):
+    """Let a thread, by default the calling one, run as soon as it can; one that has ended need not."""
+    with contextlib.suppress(PermissionError, ProcessLookupError):
         os.sched_setscheduler(thread, os.SCHED_FIFO, os.sched_param(TRANSFER_PRIORITY))
 
 

@@ -1,7 +1,7 @@
 """How many answers of the training model are exactly right, by one forward pass each.
 
 An answer whose every token is the most likely one after the right beginning is exactly what greedy
-decoding would write.  Called by `train.py` and `evaluate.py`.
+decoding would write.  Called by `train.py`.
 """
 
 import random
