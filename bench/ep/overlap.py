@@ -42,8 +42,11 @@ POOL_STEPS = 4
 """KV blocks in the pool for each one in use; where it is well filled, a decode step gathers KV anew."""
 COMPUTING_DELAYS = 4
 """What a layer is to compute for, in delays"""
-TRIED_CONTEXTS = (128, 384)
+TRIED_CONTEXTS = (128, 512)
+TRIES = 3
+"""Turns that these take: a machine with other work is slow for seconds"""
 CONTEXT_STEP = 32
+SHORTEST, LONGEST = 256, 768
 WARM_UPS = 2
 KINDS = ((0, False), (0, True), (1, False), (1, True))
 """Delays of an exchange, and whether the step is split."""
@@ -122,15 +125,16 @@ def measure_overlap(group: dist.ProcessGroup, folder: Path, plan: OverlapPlan) -
 
 def _suitable_context(model: PhasedModel, collectives: SlowCollectives, plan: OverlapPlan) -> int:
     """Return how long sequences must be for a layer to compute for so many delays."""
-    times = []
-    for context in TRIED_CONTEXTS:
+    times: list[float] = []
+    for context in TRIED_CONTEXTS * TRIES:
         steps = Steps(model, collectives, plan.rows, context)
-        times.append([steps.seconds(0.0, is_split=False) for _ in range(plan.rounds)])
-    short_s, long_s = _best_on_slowest(torch.tensor(times, dtype=torch.float64).t())
+        times += [steps.seconds(0.0, is_split=False) for _ in range(-(-plan.rounds // TRIES))]
+    by_context = torch.tensor(times, dtype=torch.float64).view(TRIES, len(TRIED_CONTEXTS), -1)
+    short_s, long_s = _best_on_slowest(by_context.transpose(1, 2).flatten(0, 1))
     short, long = TRIED_CONTEXTS
     wanted_s = COMPUTING_DELAYS * plan.delay_s * model.config.num_layers
     suitable = short + (wanted_s - short_s) * (long - short) / max(long_s - short_s, 1e-6)
-    return min(max(int(suitable) // CONTEXT_STEP, 1) * CONTEXT_STEP, MAX_LEN)
+    return min(max(int(suitable) // CONTEXT_STEP * CONTEXT_STEP, SHORTEST), LONGEST)
 
 
 def _best_on_slowest(seconds: torch.Tensor) -> list[float]:
