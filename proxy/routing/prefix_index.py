@@ -17,7 +17,7 @@ No clock, no I/O: policies and the dispatcher call it with the time.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from xxhash import xxh3_64_intdigest
@@ -35,7 +35,6 @@ _INT_DIGIT_BYTES = 4
 _TRUST_PRIOR_CHUNKS = 64.0
 _TRUST_MEMORY = 0.98
 _DRAIN_AT_LEAST = 16
-_DRAIN_AT_REST = 1024
 
 
 def prefix_keys(data: bytes | memoryview, chunk_bytes: int, seed: int) -> list[int]:
@@ -54,11 +53,12 @@ def prefix_keys(data: bytes | memoryview, chunk_bytes: int, seed: int) -> list[i
 class PrefixMatch:
     """How many leading chunks of one prompt each worker holds. Read it before the index changes."""
 
-    __slots__ = ("_bits", "_levels", "version")
+    __slots__ = ("_bits", "_by_worker", "_levels", "version")
 
     def __init__(self, bits: WorkerBits, levels: list[tuple[int, int]], version: object) -> None:
         self._bits = bits
         self._levels = levels
+        self._by_worker: dict[str, int] | None = None
         self.version = version
         """Of the index when it was read."""
 
@@ -72,12 +72,13 @@ class PrefixMatch:
         bit = self._bits.get(worker)
         return next((depth for depth, workers in self._levels if workers & bit), 0)
 
-    def by_worker(self) -> dict[str, int]:
-        """Return the number of chunks of every worker that holds any."""
-        found: dict[str, int] = {}
-        for depth, workers in self._levels:
-            found.update(dict.fromkeys(self._bits.names(workers), depth))
-        return found
+    def by_worker(self) -> Mapping[str, int]:
+        """Return the number of chunks of every worker that holds any; both legs of a decision ask."""
+        if self._by_worker is None:
+            self._by_worker = {}
+            for depth, workers in self._levels:
+                self._by_worker.update(dict.fromkeys(self._bits.names(workers), depth))
+        return self._by_worker
 
     def depth(self, bit: int) -> int:
         """Return how many leading chunks the worker with this `PrefixIndex.bit` holds."""
@@ -263,11 +264,6 @@ class PrefixIndex:
         self._trust.pop(worker, None)
         self._version = object()
 
-    def age(self, now: float) -> None:
-        """Forget what is too old; to be called now and then when nothing is inserted."""
-        self._turn_generations(now)
-        self._free_forgotten(_DRAIN_AT_REST)
-
     def turn(self, now: float) -> None:
         """Forget what was not used since the turn before: the workers' caches have turned over by half."""
         self._turn_generations(now)
@@ -295,9 +291,9 @@ class PrefixIndex:
             if run is None:
                 run = self._add(self._unknown(keys, depth), 0, 0)
             elif run.keys[0] != keys[depth]:
-                run = self._cut(run, run.keys.index(keys[depth]))
+                self._cut(run, run.keys.index(keys[depth]))
             elif (shared := run.shared(keys, depth)) < len(run.keys):
-                self._cut(run, shared)
+                run = self._cut(run, shared)
             path.append(run)
             depth += len(run.keys)
         return path
@@ -316,24 +312,29 @@ class PrefixIndex:
         return run
 
     def _cut(self, run: _Run, at: int) -> _Run:
-        """Shorten `run` to its first `at` chunks; return the run of the others."""
+        """Cut the first `at` chunks off `run`; return the run of these, which counts as used last.
+
+        The others keep their place in the order of use: nobody asked for them.
+        """
         run.workers(self._turn)
-        rest = self._add(run.keys[at:], run.young, run.old)
-        run.keys = run.keys[:at]
-        return rest
+        head = self._add(run.keys[:at], run.young, run.old)
+        run.keys = run.keys[at:]
+        return head
 
     def _cut_out(self, run: _Run, chosen: set[int]) -> list[_Run]:
         """Cut `run` so that its `chosen` chunks are runs of their own, and return these."""
         found = []
         while True:
-            first = run.keys[0] in chosen
-            end = next((place for place, key in enumerate(run.keys) if (key in chosen) != first), None)
-            rest = None if end is None else self._cut(run, end)
-            if first:
+            # From the end, so that a prefix never leaves before what builds on it.
+            last, keys = run.keys[-1] in chosen, run.keys
+            others = (place for place in reversed(range(len(keys))) if (keys[place] in chosen) != last)
+            end = next(others, None)
+            head = None if end is None else self._cut(run, end + 1)
+            if last:
                 found.append(run)
-            if rest is None:
+            if head is None:
                 return found
-            run = rest
+            run = head
 
     def _shorten(self, run: _Run, count: int) -> None:
         """Drop the last `count` chunks of `run`, and it when none are left."""
