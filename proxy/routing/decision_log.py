@@ -160,7 +160,7 @@ def _attempt(attempt: Attempt, ended_at: float | None) -> dict[str, Any]:
         "actual": {
             "prefill_s": _between(attempt.decided_at, attempt.prefilled_at),
             "decode_first_byte_s": _between(computed_at, attempt.streaming_at),
-            "answer_s": _between(attempt.streaming_at, ended_at),
+            "answer_s": _between(attempt.streaming_at, stopped_at),
             "total_s": _between(attempt.decided_at, stopped_at),
             "prompt_tokens": attempt.prompt_tokens,
             "cached_tokens": attempt.cached_tokens,

@@ -2,7 +2,8 @@
 
     dispatched -> prefilled -> streaming -> ended       over a pair
     dispatched ------------->  streaming -> ended       decode alone
-         any of them -> failed -> dispatched ...        a leg failed; the request may be tried elsewhere
+         any of them -> failed -> dispatched ...        a leg failed, maybe after its first byte; the request
+                                                        may be tried or continued elsewhere
          any of them -> ended                           served, refused or left
 
 The exchange's state machine calls these, and the simulator does. Each call names the request by the object
@@ -46,7 +47,10 @@ class Observer(Protocol):
         ...
 
     def failed(self, request: RequestView, leg: Leg, now: float) -> None:
-        """A leg failed before the first byte: neither worker of the decision works on it any more."""
+        """A leg failed: neither worker of the decision works on it any more.
+
+        It may have been streaming: an answer that broke off can be continued elsewhere.
+        """
         ...
 
     def restarted(self, worker: Worker) -> None:

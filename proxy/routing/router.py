@@ -104,7 +104,7 @@ class Router:
             decision.prefill.prefill_tokens += request.prompt_tokens
 
     def failed(self, request: RequestView, leg: Leg, now: float) -> None:
-        """Tell that a leg failed before the first byte."""
+        """Tell that a leg failed, before its first byte or after."""
         for observer in self.observers:
             observer.failed(request, leg, now)
 
