@@ -6,13 +6,11 @@ answer a turn. Some conversations are live at a time; the next turn belongs to a
 
 import asyncio
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
-
-from baton.proxy.routing.router import POLICIES
 
 from .block_cache import BlockCache, prompt_text
 from .client import ask
@@ -57,43 +55,67 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     messages: list[dict[str, str]]
 
 
-@dataclass
 class Sessions:
-    """Seeded conversations. `take` gives the next turn of a live one that waits for no answer."""
+    """Conversations that follow from the seed alone, whoever answers them when.
 
-    rng: random.Random
-    _prompts: list[str] = field(default_factory=list)
-    _live: dict[int, list[dict[str, str]]] = field(default_factory=dict)
-    _waiting: set[int] = field(default_factory=set)
-    _begun: int = 0
+    The turns of all of them are drawn up in one order beforehand. A turn of which the one before is not
+    answered yet is passed over for the next in that order that can be asked.
+    """
 
-    def __post_init__(self) -> None:
-        self._prompts = [words(self.rng, SYSTEM_CHARS) for _ in range(SYSTEM_PROMPTS)]
-        while len(self._live) < LIVE:
-            self._begin()
+    def __init__(self, seed: int) -> None:
+        lot = random.Random(f"{seed} system prompts")
+        prompts = [words(lot, SYSTEM_CHARS) for _ in range(SYSTEM_PROMPTS)]
+        self._order = _order(seed)
+        self._conversations = {
+            session: _conversation(seed, session, prompts) for session in sorted(set(self._order))
+        }
+        self._asked: Counter[int] = Counter()
+        self._waiting: set[int] = set()
 
-    def _begin(self) -> None:
-        shares = [1 / rank for rank in range(1, SYSTEM_PROMPTS + 1)]
-        prompt = self.rng.choices(self._prompts, shares)[0]
-        self._live[self._begun] = [{"role": "system", "content": prompt}]
-        self._begun += 1
-
-    def take(self) -> Turn:
-        """Return the next turn of some conversation, which then waits until `answered`."""
-        session = self.rng.choice(sorted(self._live.keys() - self._waiting))
+    def take(self) -> Turn | None:
+        """Return the next turn of some conversation, which then waits until `answered`; None without one."""
+        free = (place for place, session in enumerate(self._order) if session not in self._waiting)
+        place = next(free, None)
+        if place is None:
+            return None
+        session = self._order.pop(place)
         self._waiting.add(session)
-        messages = self._live[session]
-        messages.append({"role": "user", "content": words(self.rng, USER_CHARS)})
-        return Turn(session=session, messages=list(messages))
+        self._asked[session] += 1
+        return Turn(session=session, messages=self._conversations[session][: 2 * self._asked[session]])
 
     def answered(self, turn: Turn) -> None:
-        """Book the answer; after its last turn a conversation is followed by a new one."""
+        """Let the conversation go on."""
         self._waiting.discard(turn.session)
-        messages = self._live[turn.session]
-        messages.append({"role": "assistant", "content": words(self.rng, ASSISTANT_CHARS)})
-        if len(messages) > 2 * TURNS:
-            del self._live[turn.session]
-            self._begin()
+
+
+def _order(seed: int) -> list[int]:
+    """Return whose turn it is, `REQUESTS` times: of `LIVE` conversations, of which each has `TURNS`."""
+    lot, order = random.Random(f"{seed} order"), []
+    live, begun = dict.fromkeys(range(LIVE), TURNS), LIVE
+    for _ in range(REQUESTS):
+        session = lot.choice(sorted(live))
+        order.append(session)
+        live[session] -= 1
+        if not live[session]:
+            del live[session]
+            live[begun] = TURNS
+            begun += 1
+    return order
+
+
+def _conversation(seed: int, session: int, prompts: Sequence[str]) -> list[dict[str, str]]:
+    """Return a system prompt and `TURNS` questions, each but the last with its answer."""
+    lot = random.Random(f"{seed} {session}")
+    prompt = lot.choices(prompts, [1 / rank for rank in range(1, len(prompts) + 1)])[0]
+    messages = [{"role": "system", "content": prompt}]
+    for _ in range(TURNS):
+        messages.append({"role": "user", "content": words(lot, USER_CHARS)})
+        messages.append({"role": "assistant", "content": words(lot, ASSISTANT_CHARS)})
+    return messages[:-1]
+
+
+BEAR_ON_PREFIXES = ("cache_aware", "scorers", "dynamo_cost", "lmetric", "pair_cost")
+BEAR_ON_NONE = ("round_robin", "least_tokens")
 
 
 def compared_policies() -> list[System]:
@@ -116,7 +138,10 @@ def compared_policies() -> list[System]:
             policy="manual",
             session_header="X-SMG-Routing-Key",
         ),
-        *(System(name=f"baton {policy}", family=Family.BATON, policy=policy) for policy in POLICIES),
+        *(
+            System(name=f"baton {policy}", family=Family.BATON, policy=policy)
+            for policy in (*BEAR_ON_NONE, *BEAR_ON_PREFIXES)
+        ),
     ]
 
 
@@ -152,20 +177,19 @@ def _start_counting(fleet: ScriptedFleet, capacity: int) -> None:
 
 async def _converse(port: int, session_header: str | None) -> int:
     """Send every turn, some at once; return how many failed."""
-    sessions = Sessions(random.Random(SEED))
-    numbers = iter(range(REQUESTS))
+    sessions = Sessions(SEED)
     async with asyncio.TaskGroup() as tasks:
         clients = [
-            tasks.create_task(_client(port, sessions, numbers, session_header), name=f"client {number}")
+            tasks.create_task(_client(port, sessions, session_header), name=f"client {number}")
             for number in range(AT_ONCE)
         ]
     return sum(client.result() for client in clients)
 
 
-async def _client(port: int, sessions: Sessions, numbers: Iterator[int], session_header: str | None) -> int:
+async def _client(port: int, sessions: Sessions, session_header: str | None) -> int:
     failed = 0
-    for _ in numbers:
-        turn = sessions.take()
+    # What waits for another client's answer is asked by that one.
+    while (turn := sessions.take()) is not None:
         body = {"model": "mock", "max_tokens": 8, "messages": turn.messages}
         headers = {session_header: f"session-{turn.session}"} if session_header else None
         reply = await ask(port, msgspec.json.encode(body), headers=headers)
@@ -181,9 +205,8 @@ def _share(workers: list[ScriptedWorker]) -> float:
 
 def upper_bound() -> float:
     """Return the hit rate of one cache without bounds that sees every request."""
-    sessions, cache = Sessions(random.Random(SEED)), BlockCache(None)
-    for _ in range(REQUESTS):
-        turn = sessions.take()
+    sessions, cache = Sessions(SEED), BlockCache(None)
+    while (turn := sessions.take()) is not None:
         cache.take(prompt_text({"messages": turn.messages}))
         sessions.answered(turn)
     return cache.hit_chars / cache.asked_chars
