@@ -101,15 +101,20 @@ class Replays:
 
     def look(self) -> None:
         """Drop the longest until the rest is within the budget."""
-        total = self.kept_bytes
+        try:
+            self._drop_longest(self.kept_bytes)
+        finally:
+            self._timer = self._loop.call_later(LOOK_S, self.look) if self._kept else None
+
+    def _drop_longest(self, total: int) -> None:
         for each in sorted(self._kept, key=_size, reverse=True) if total > self._most_bytes else ():
             total -= each.kept_bytes
-            if each.forget is not None:
-                each.forget()
+            forget = each.forget
             self.discard(each)
+            if forget is not None:
+                forget()
             if total <= self._most_bytes:
                 break
-        self._timer = self._loop.call_later(LOOK_S, self.look) if self._kept else None
 
     def close(self) -> None:
         """Look no more."""

@@ -200,6 +200,8 @@ async def running_proxy(config: ProxyConfig, place: Place | None = None) -> Asyn
                 tasks.create_task(listed, name="discover workers"),
                 tasks.create_task(watch, name="watch policy files"),
             ]
+            if calls is not None:
+                background.append(tasks.create_task(calls.run(), name="make calls again"))
             if proxy.links is not None:
                 background.append(tasks.create_task(proxy.links.run(), name="hear of siblings"))
             try:
@@ -329,7 +331,7 @@ async def _serve(config: ProxyConfig, place: Place | None) -> str | None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     if place is not None:
-        loop.add_reader(sys.stdin.fileno(), stop.set)  # nothing is ever written to it: it has ended
+        set_at_end(sys.stdin.fileno(), stop)
     try:
         async with running_proxy(config, place) as proxy, asyncio.TaskGroup() as tasks:
             _spare_the_collector()
@@ -342,6 +344,17 @@ async def _serve(config: ProxyConfig, place: Place | None) -> str | None:
         failure = str(errors.exceptions[0])
     logger.info("stopped")
     return failure
+
+
+def set_at_end(pipe: int, event: asyncio.Event) -> None:
+    """Set `event` once a pipe has ended that nothing is ever written to."""
+    loop = asyncio.get_running_loop()
+
+    def ended() -> None:
+        loop.remove_reader(pipe)  # it stays readable
+        event.set()
+
+    loop.add_reader(pipe, ended)
 
 
 def _spare_the_collector() -> None:

@@ -48,8 +48,14 @@ class Watch:
 
     def _sweep(self) -> None:
         now = self._loop.time()
-        for member in [member for member in self._members if member.due <= now]:
-            if member in self._members:
-                member.overdue(now)
+        for member in self._members:
+            if member.due <= now:
+                # Each in a turn of its own: the fault of one is the loop's to report, and no other's loss.
+                self._loop.call_soon(self._tell, member)
         again = bool(self._members)
         self._timer = self._loop.call_later(self._sweep_s, self._sweep) if again else None
+
+    def _tell(self, member: Watched) -> None:
+        now = self._loop.time()
+        if member in self._members and member.due <= now:
+            member.overdue(now)

@@ -2,7 +2,8 @@
 
 GET /metrics, /fleet       of all, summed where each counts its own
 GET /route/explain/...     from whichever process knows the request
-POST, DELETE /admin/...    carried out here, then by every sibling; one that is down catches up when it starts
+POST, DELETE /admin/...    carried out here, then by every sibling; one that is down catches up as it starts;
+                           one that lives and does not answer is called again
 
 A call from a sibling says so in a header that no client's request can bring (`RESERVED_PREFIX`).
 """
@@ -10,7 +11,7 @@ A call from a sibling says so in a header that no client's request can bring (`R
 import asyncio
 import contextlib
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 CHANGES_PATH = "/siblings/changes"
 TIMEOUT_S = 5.0
+AGAIN_S = 2.0
+"""Between tries to reach one that did not answer."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _changes = msgspec.json.Decoder(list[Change])
 
@@ -38,6 +41,9 @@ class SiblingCalls:
         self._place = place
         self._sessions = sessions
         self.changes = Changes()
+        self._untold: dict[int, deque[Change]] = {other.index: deque() for other in place.others}
+        """Calls that a sibling has yet to be told, in order; one at a time tells it."""
+        self._telling = {index: asyncio.Lock() for index in self._untold}
 
     # --- answering
 
@@ -73,7 +79,11 @@ class SiblingCalls:
         return own
 
     async def _fleet(self, own: web.StreamResponse) -> web.StreamResponse:
-        reports = [msgspec.json.decode(body) for _, body in await self._ask_all("GET", "/fleet")]
+        reports = [
+            msgspec.json.decode(body)
+            for status, body in await self._ask_all("GET", "/fleet")
+            if status == 200
+        ]
         report: dict[str, Any] = msgspec.json.decode(_body(own))
         tokens = Counter({worker["name"]: worker["handover_tokens"] for worker in report["workers"]})
         for other in reports:
@@ -98,11 +108,14 @@ class SiblingCalls:
         if answer.status >= 300:
             return answer
         await self._note(request, answer)
-        answers = await self._ask_all(request.method, request.raw_path, body)
+        change = Change(method=request.method, path=request.raw_path, body=body)
+        answers = await asyncio.gather(*(self._tell(index, change) for index in self._untold))
+        told = [msgspec.json.decode(each[1]) for each in answers if each is not None and each[0] < 300]
         report: dict[str, Any] = msgspec.json.decode(_body(answer))
+        report["processes_unheard"] = unheard = len(answers) - len(told)
         if "idle" in report:
-            told = [msgspec.json.decode(each) for status, each in answers if status < 300]
-            report["idle"] = report["idle"] and all(each["idle"] for each in told)
+            # What nobody has told may be a stream: the worker is not to be ended on it.
+            report["idle"] = report["idle"] and not unheard and all(each["idle"] for each in told)
         return _json(report, answer.status)
 
     async def _note(self, request: web.Request, answer: web.StreamResponse) -> None:
@@ -127,6 +140,35 @@ class SiblingCalls:
         if status >= 300:
             logger.warning("%s %s could not be made up for: status %d", change.method, change.path, status)
 
+    async def run(self) -> None:
+        """Call siblings again that did not answer, until cancelled."""
+        while True:
+            await asyncio.sleep(AGAIN_S)
+            await self.tell_again()
+
+    async def tell_again(self) -> None:
+        """Tell each sibling what it has yet to be told."""
+        await asyncio.gather(
+            *(self._tell_in_order(index) for index, untold in self._untold.items() if untold)
+        )
+
+    async def _tell(self, index: int, change: Change) -> tuple[int, bytes] | None:
+        self._untold[index].append(change)
+        return await self._tell_in_order(index)
+
+    async def _tell_in_order(self, index: int) -> tuple[int, bytes] | None:
+        """Return status and body of the last answer, None if there is none."""
+        answer, untold = None, self._untold[index]
+        async with self._telling[index]:
+            while untold:
+                change = untold[0]
+                answer = await self._ask(index, change.method, change.path, change.body)
+                if answer is None:
+                    break
+                if untold:  # else it was found to be gone meanwhile
+                    untold.popleft()
+        return answer
+
     async def _ask_all(self, method: str, path: str, body: bytes = b"") -> list[tuple[int, bytes]]:
         """Return status and body of each sibling that answers."""
         others = [other.index for other in self._place.others]
@@ -139,6 +181,11 @@ class SiblingCalls:
                 method, f"http://sibling{path}", data=body, headers={FROM_SIBLING: str(self._place.index)}
             ) as answer:
                 return answer.status, await answer.read()
+        except aiohttp.ClientConnectorError as error:
+            logger.info("process %d is not there for %s %s: %s", index, method, path, error)
+            if index in self._untold:
+                self._untold[index].clear()  # it catches up when it starts
+            return None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             logger.info("process %d does not answer %s %s: %r", index, method, path, error)
             return None

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,30 @@ def hold_port(host: str, port: int) -> socket.socket:
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     held.bind(address)
     return held
+
+
+@dataclass(slots=True)
+class Post:
+    """One place among the processes, and what those that had it one after the other said. No I/O."""
+
+    listened: bool = False
+    """One of them did."""
+    ready: bool = False
+    """The present one was; so for the next."""
+    fault: str | None = None
+    """What it cannot go on for."""
+    pause_s: float = PAUSE_FIRST_S
+
+    def starts(self) -> None:
+        """Another process has it."""
+        self.ready, self.fault = False, None
+
+    def next_pause_s(self) -> float | None:
+        """Return how long to wait for the next start; None: there never was one that listened."""
+        if not self.listened:
+            return None
+        self.pause_s = PAUSE_FIRST_S if self.ready else min(self.pause_s * 2, PAUSE_LONGEST_S)
+        return self.pause_s
 
 
 class Supervisor:
@@ -67,18 +92,20 @@ class Supervisor:
                     tasks.create_task(self._keep(index, file), name=f"process {index}")
 
     async def _keep(self, index: int, file: Path) -> None:
-        pause_s = PAUSE_FIRST_S
+        post = Post()
         while not self._stopping.is_set():
+            post.starts()
             process = await self._start(index, file)
-            await self._read(index, process)
+            await self._read(index, process, post)
             status = await process.wait()
             if self._stopping.is_set():
                 return
-            if index not in self._listening and self.failure is None:
-                self._fail(f"process {index} ended with status {status}")
+            fault = post.fault or f"process {index} ended with status {status}"
+            pause_s = post.next_pause_s()
+            if pause_s is None:
+                self._fail(fault)
                 return
-            pause_s = PAUSE_FIRST_S if index in self._ready else min(pause_s * 2, PAUSE_LONGEST_S)
-            logger.warning("process %d ended with status %d; again in %g s", index, status, pause_s)
+            logger.warning("process %d: %s; again in %g s", index, fault, pause_s)
             try:
                 async with asyncio.timeout(pause_s):
                     await self._stopping.wait()
@@ -97,17 +124,19 @@ class Supervisor:
             process.send_signal(signal.SIGTERM)
         return process
 
-    async def _read(self, index: int, process: Process) -> None:
+    async def _read(self, index: int, process: Process, post: Post) -> None:
         assert process.stdout is not None
         async for line in process.stdout:
             event: dict[str, Any] = msgspec.json.decode(line)
             match event.pop("event"):
                 case "listening":
+                    post.listened = True
                     self._arrive(index, self._listening, "listening", event)
                 case "ready":
+                    post.ready = True
                     self._arrive(index, self._ready, "ready", event)
                 case "fatal":
-                    self._fail(event["message"])
+                    post.fault = event["message"]  # then it ends
 
     def _arrive(self, index: int, there: set[int], event: str, fields: dict[str, Any]) -> None:
         """Report once, when the last of all processes is there for the first time."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from baton.proxy.server import set_at_end
 
 from .fakes import FakeWorker, chat, connected
 from .house import pair
@@ -111,3 +114,15 @@ async def test_a_policy_file_that_cannot_be_used_is_one_clear_line_and_a_failure
     line = json.loads(out)
     assert (line["event"], "scales.wait" in line["message"]) == ("fatal", True)
     assert b"Traceback" not in errors
+
+
+async def test_a_pipe_that_has_ended_is_looked_at_once() -> None:
+    reading, writing = os.pipe()
+    ended = asyncio.Event()
+    set_at_end(reading, ended)
+    os.close(writing)
+    async with asyncio.timeout(30):
+        await ended.wait()
+
+    assert not asyncio.get_running_loop().remove_reader(reading)
+    os.close(reading)
