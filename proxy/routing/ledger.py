@@ -58,7 +58,7 @@ TRANSITIONS: dict[tuple[HandoverState, HandoverEvent], HandoverState] = {
 }
 
 
-class LedgerError(RuntimeError):
+class LedgerError(Exception):
     """An event that the handle's state does not allow: a fault of the proxy itself."""
 
 

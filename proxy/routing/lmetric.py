@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from .by_leg import ByLeg, Terms, requests_in_flight
 from .fleet import Worker
-from .memory import IndexConfig, RoutingMemory
+from .memory import RoutingMemory
+from .memory_config import IndexConfig
 from .observer import Leg
 from .policy import PolicyConfig
 from .view import RequestView

@@ -6,17 +6,17 @@ starting blind. It is an `Observer`: the exchanges feed it; policies only read.
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Annotated
 
-import msgspec
 from xxhash import xxh3_64_intdigest
 
 from .fleet import Worker
 from .load import DecodeRow, Load, PrefillRow, Team, WorkerFacts
+from .memory_config import KV_BYTES_PER_TOKEN, IndexConfig
 from .observer import Leg
 from .policy import Decision
 from .prefix_index import NO_MATCH, PrefixIndex, PrefixMatch, prefix_keys
-from .rates import RateConfig, Rates, attended_pairs
+from .rate_config import RateConfig
+from .rates import Rates, attended_pairs
 from .sessions import Sessions
 from .view import RequestView
 
@@ -24,31 +24,6 @@ _OUTPUT_MEMORY = 0.98
 _RUN_PROMPTS = 8
 _TURNOVER = 0.6
 """The index forgets what was not used while so much of all KV pools was written anew, or twice so much."""
-
-
-class IndexConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How prompts are remembered."""
-
-    chunk_bytes: Annotated[int, msgspec.Meta(ge=16)] = 512
-    """A prompt is known in steps of so many bytes."""
-    max_bytes: Annotated[int, msgspec.Meta(ge=1 << 16)] = 256 * 1024 * 1024
-    """Memory of the index; what was used least recently goes first."""
-    max_age_s: Annotated[float, msgspec.Meta(gt=0)] = 600.0
-    """A prefix that was not used for so long is forgotten; after half of it at the earliest. Sessions too."""
-    max_sessions: Annotated[int, msgspec.Meta(ge=1)] = 65_536
-    """Of more, the least recently used are forgotten; each takes some 300 bytes."""
-
-
-KV_BYTES_PER_TOKEN = 70_272.0
-"""Of the model that is assumed while nothing else is said: 61 layers of 576 two-byte values."""
-
-
-class MemorySettings(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a memory goes by: two with the same learn the same."""
-
-    index: IndexConfig = IndexConfig()
-    rates: RateConfig = RateConfig()
-    kv_bytes_per_token: float = KV_BYTES_PER_TOKEN
 
 
 @dataclass(slots=True)

@@ -21,18 +21,15 @@ either leg are then paired, each pair over its own link.
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from math import inf
-from typing import Annotated
-
-import msgspec
 
 from .fleet import Fleet, Worker
-from .memory import KV_BYTES_PER_TOKEN, IndexConfig, MemorySettings, RoutingMemory
+from .memory import RoutingMemory
 from .observer import Leg as Side
-from .policy import Decision, PolicyConfig, may_split
+from .pair_cost_config import PairCostConfig
+from .policy import Decision, may_split
 from .pools import EXACT, PoolView, PoolViews
 from .prefix_index import PrefixMatch
-from .prices import DecodeTerms, Leg, Need, PrefillTerms, Scales, price_decode, price_prefill, work_scale
-from .rates import RateConfig
+from .prices import DecodeTerms, Leg, Need, PrefillTerms, price_decode, price_prefill, work_scale
 from .view import RequestView
 from .why import Row, Why
 
@@ -46,32 +43,6 @@ GONE = 0.05
 it: one long prompt that was evicted is felt by all who decode for seconds."""
 PAIRED = 3
 """So many of the cheapest of either leg are paired with each other."""
-
-
-class PairCostConfig(PolicyConfig, frozen=True, kw_only=True, tag="pair_cost"):
-    """Settings of `pair_cost`."""
-
-    scales: Scales = Scales()
-    decode_alone: bool = True
-    """Whether decode may compute a prompt itself where that is cheaper. Without a prefill worker it must."""
-    alone_tokens: Annotated[int, msgspec.Meta(ge=0)] = 1024
-    """At most so many uncached tokens: more would be felt by all who decode until it is done, or begin to."""
-    slow_start_s: Annotated[float, msgspec.Meta(ge=0)] = 10.0
-    """A worker that entered the rotation less than this ago costs more than older ones, less and less."""
-    slow_start_cost_s: Annotated[float, msgspec.Meta(ge=0)] = 1.0
-    """How much more at first."""
-    missed_probe_cost_s: Annotated[float, msgspec.Meta(ge=0)] = 1.0
-    """What each probe in a row that went unanswered costs a worker."""
-    session_cost_s: Annotated[float, msgspec.Meta(ge=0)] = 0.2
-    """What it costs a request, on each leg, to leave the worker that served its session last."""
-    kv_bytes_per_token: Annotated[float, msgspec.Meta(gt=0)] = KV_BYTES_PER_TOKEN
-    """Size of one token's KV."""
-    index: IndexConfig = IndexConfig()
-    rates: RateConfig = RateConfig()
-
-    def memory_settings(self) -> MemorySettings:
-        """Return what its memory goes by."""
-        return MemorySettings(index=self.index, rates=self.rates, kv_bytes_per_token=self.kv_bytes_per_token)
 
 
 class _Offer:

@@ -20,8 +20,10 @@ from .dynamo_cost import DynamoCost, DynamoCostConfig
 from .least_loaded import LeastLoaded, LeastLoadedConfig
 from .least_tokens import LeastTokens, LeastTokensConfig
 from .lmetric import LMetric, LMetricConfig
-from .memory import MemorySettings, RoutingMemory
-from .pair_cost import PairCost, PairCostConfig
+from .memory import RoutingMemory
+from .memory_config import MemorySettings
+from .pair_cost import PairCost
+from .pair_cost_config import PairCostConfig
 from .policy import Policy, PolicyConfig
 from .power_of_two import PowerOfTwo, PowerOfTwoConfig
 from .random_choice import RandomChoice, RandomConfig

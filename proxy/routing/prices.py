@@ -5,34 +5,11 @@ Each function prices all workers of a decision in one loop: most of what a decis
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated
-
-import msgspec
 
 from .load import Team
+from .pair_cost_config import Scales
 from .pools import LegView
 from .prefix_index import PrefixMatch
-
-Scale = Annotated[float, msgspec.Meta(ge=0)]
-
-
-class Scales(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Factors of the terms; 0 switches a term off."""
-
-    wait: Scale = 1.0
-    prefill: Scale = 1.0
-    backlog: Scale = 2.0
-    """Added to `prefill` for each prompt that waits at a worker, in the mean of those priced: while there are
-    queues, a second of work is a second for everyone behind it."""
-    transfer: Scale = 1.0
-    decode_wait: Scale = 1.0
-    step: Scale = 0.3
-    """Of the seconds that the request and all who decode with it lose in their steps."""
-    interference: Scale = 3.0
-    """Of the prefill term of a prompt computed on decode, as `prefill` and `backlog` have scaled it, for each
-    sequence that decodes in step with it: while there are queues, their seconds too count for more."""
-    overdue: Scale = 1.0
-    """Of the seconds by which a worker's next answer is late."""
 
 
 @dataclass(slots=True)

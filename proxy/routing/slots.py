@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 
-class SlotError(RuntimeError):
+class SlotError(Exception):
     """A slot granted twice: a fault of the proxy itself."""
 
 

@@ -14,7 +14,7 @@ from typing import Annotated
 import msgspec
 import yaml
 
-from ..routing.memory import KV_BYTES_PER_TOKEN
+from ..routing.memory_config import KV_BYTES_PER_TOKEN
 
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
