@@ -46,7 +46,7 @@ static struct sockaddr_in server;
 static char *request_template;
 static size_t request_len, group_at, number_at;
 static long long deadline_ns;
-static long requests, bad, events, firsts, busy_conns, next_number;
+static long requests, bad, events, begun, busy_conns, next_number; /* begun: a byte came, or none will */
 static long statuses[600];
 static Times ttft, latency, delay;
 
@@ -133,6 +133,7 @@ static void open_and_ask(Conn *conn) {
         close(conn->fd);
         conn->fd = -1;
         bad++;
+        begun++;
         return;
     }
     int on = 1;
@@ -144,6 +145,7 @@ static void open_and_ask(Conn *conn) {
 static void done(Conn *conn, int whole) {
     conn->busy = 0;
     busy_conns--;
+    begun += !conn->status;
     statuses[conn->status < 600 ? conn->status : 0]++;
     if (whole && conn->status == 200) {
         requests++;
@@ -237,7 +239,7 @@ static void take_head(Conn *conn, const char *data, size_t length, long long now
     conn->chunked = !declared;
     conn->body_left = declared ? (size_t)atol(declared + strlen("\r\ncontent-length:")) : 0;
     add(&ttft, now - conn->started_ns);
-    firsts++;
+    begun++;
     if (rest_at < length || (declared && !conn->body_left))
         take_body(conn, data + rest_at, length - rest_at, now);
 }
@@ -291,7 +293,7 @@ static void run(Conn *conns, int count, long ramp_ms) {
         int ready = epoll_wait(epoll_fd, occurred, 256, opened < count ? 1 : 1000);
         for (int number = 0; number < ready; number++)
             handle(&occurred[number]);
-        if (once && !told && firsts + bad >= count) {
+        if (once && !told && begun >= count) {
             told = 1;
             printf("open\n");
             fflush(stdout);
