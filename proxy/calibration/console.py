@@ -11,10 +11,9 @@ from pathlib import Path
 
 import msgspec
 import yaml
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..simulator.engine_model import EngineModel, ModelError, load_engine_model
+from ..simulator.progress_bar import progress_bar
 from ..simulator.simulation import FleetSize
 from .answer import Answer
 from .batches import DecodeSteps, decode_steps
@@ -120,7 +119,6 @@ def _write(path: Path, model: EngineModel, facts: list[str]) -> None:
 
 @contextmanager
 def _progress(name: str, total: int) -> Iterator[Callable[[], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with progress_bar() as bar:
         task = bar.add_task(name, total=total)
         yield lambda: bar.advance(task)

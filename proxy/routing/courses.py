@@ -68,7 +68,7 @@ class Rehearsal:
 
     requests: int
     same: int
-    """Requests that it sends to the same workers as the policy in force would now."""
+    """Requests that it sends to the same workers as the policy in force would, if it began anew."""
     problem: str | None = None
     """Why it must not be used."""
 
@@ -125,11 +125,17 @@ class Courses:
     def rehearse(
         self, course: Course, requests: Iterable[RequestView], fleet: Fleet, now: float
     ) -> Rehearsal:
-        """Decide again on `requests`, without consequences."""
+        """Decide again on `requests`. `course` is not to be used after; those in force do not notice."""
         count = same = 0
+        # Twins of the policies in force: what these remember of their own, as a turn, must not move.
+        twins: dict[str, Policy] = {}
         for request in requests:
             again = replace(request, tried_prefill=set(), tried_decode=set())
-            expected = self.of(request.model).policy.decide(again, fleet, now)
+            twin = twins.get(request.model)
+            if twin is None:
+                in_force = self.of(request.model)
+                twin = twins[request.model] = build_policy(in_force.config, in_force.memory)
+            expected = twin.decide(again, fleet, now)
             try:
                 decision = course.policy.decide(again, fleet, now)
             except Exception as error:  # whatever is wrong with it must not get in force

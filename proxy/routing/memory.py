@@ -63,7 +63,7 @@ class _Booking:
     computed: bool = False
     """Decode by itself computed the prompt, or it was given up."""
     prefilled_at: float | None = None
-    streaming_at: float = 0.0
+    streaming_at: float | None = None
     computed_before: int | None = None
     """Prompts that its team had computed itself when the stream began; None: one was under way."""
     step_rows: float = 0.0
@@ -206,10 +206,10 @@ class RoutingMemory:
         booking = self._bookings.pop(id(request), None)
         if booking is None:
             return
-        if booking.streaming_at and output_tokens is not None:
+        if booking.streaming_at is not None and output_tokens is not None:
             self._outputs_seen = self._outputs_seen * _OUTPUT_MEMORY + 1.0
             self._output_sum = self._output_sum * _OUTPUT_MEMORY + output_tokens
-            self._learn_step(booking, output_tokens, now)
+            self._learn_step(booking, output_tokens, now - booking.streaming_at, now)
         self._give_back(booking, now)
 
     def failed(self, request: RequestView, leg: Leg, now: float) -> None:
@@ -309,7 +309,7 @@ class RoutingMemory:
         seconds = max(now - since - booking.steps.step_s, 0)
         self.rates.transferred(giver, taker, kv_bytes=round(moved), seconds=seconds, now=now)
 
-    def _learn_step(self, booking: _Booking, output_tokens: int, now: float) -> None:
+    def _learn_step(self, booking: _Booking, output_tokens: int, seconds: float, now: float) -> None:
         team, name = booking.team, booking.decision.decode.name
         # Steps that carried chunks of prompts along say nothing of what a step takes by itself.
         undisturbed = not team.computing and booking.computed_before == team.computed
@@ -321,7 +321,7 @@ class RoutingMemory:
             name,
             rows=(booking.step_rows + rows) / 2,
             context_tokens=(booking.step_tokens + context) / 2,
-            seconds=(now - booking.streaming_at) / (output_tokens - 1),
+            seconds=seconds / (output_tokens - 1),
             now=now,
         )
         self.load.learned(booking.steps.number)

@@ -14,5 +14,6 @@ simulation.py     one fleet, one policy, one trace
 outcome.py        what came of it: percentiles, goodput, imbalance
 runs.py           several policies, several splits of a fleet
 table.py  plots.py  report.py   a table, and a self-contained HTML page
+progress_bar.py   how far it is
 console.py       what the command line asks for, and the text it gets
 """

@@ -10,12 +10,11 @@ from math import inf
 from pathlib import Path
 
 import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..routing.policy_file import DEFAULTS, PolicyFileError, load_policy_file
 from .engine_model import EngineModel, ModelError, load_engine_model
 from .outcome import Objective
+from .progress_bar import progress_bar
 from .report import AtLoad, render_page, render_picture
 from .runs import NamedPolicy, Scene, compare, sweep
 from .sessions import SessionLoad, generate_sessions
@@ -173,8 +172,7 @@ def _workers(text: str) -> int:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with progress_bar() as bar:
         task = bar.add_task("")
 
         def show(name: str, done: int, total: int) -> None:

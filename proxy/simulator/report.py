@@ -74,12 +74,17 @@ def render_picture(loads: Sequence[AtLoad], objective: Objective) -> str:
         f'{escape(figure.caption)}</text><g transform="translate(0 {top})">{figure.svg}</g></g>'
         for place, figure in enumerate(figures)
     ]
-    width, height = WIDTH * len(figures), top + HEIGHT + 30
-    keys = [
-        f'<rect x="{60 + place * 120}" y="{height - 22}" width="12" height="12" fill="{colour}"/>'
-        f'<text x="{78 + place * 120}" y="{height - 12}">{escape(name)}</text>'
-        for place, (name, colour) in enumerate(colours(names).items())
-    ]
+    width = WIDTH * len(figures)
+    in_a_row = (width - 60) // 120
+    height = top + HEIGHT + 12 + 18 * -(-len(names) // in_a_row)
+    keys = []
+    for place, (name, colour) in enumerate(colours(names).items()):
+        line, column = divmod(place, in_a_row)
+        x, y = 60 + column * 120, top + HEIGHT + 8 + 18 * line
+        keys.append(
+            f'<rect x="{x}" y="{y}" width="12" height="12" fill="{colour}"/>'
+            f'<text x="{x + 18}" y="{y + 10}">{escape(name)}</text>'
+        )
     style = f"<style>{_MARKS} .caption {{ font-size: 14px; font-weight: 600 }}</style>"
     head = (
         f'xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'

@@ -46,6 +46,18 @@ def test_a_shadow_learns_on_when_what_it_shadows_changes() -> None:
     assert known_chunks(courses) == 8
 
 
+def test_a_rehearsal_does_not_move_the_turn_of_the_policy_in_force() -> None:
+    courses = Courses("round_robin", RoundRobinConfig(), 0.0)
+    asked = RequestView("r", MODEL, 100, 100, b"")
+    newcomer = courses.prepare(DEFAULT, "least_tokens", LeastTokensConfig(), 0.0)
+    rehearsal = courses.rehearse(newcomer, [asked] * 3, FLEET, 0.0)
+    decision = courses.decide(asked, FLEET, 0.0)
+
+    assert rehearsal.requests == 3
+    assert decision is not None
+    assert (decision.prefill, decision.decode) == (FLEET.workers["p0"], FLEET.workers["d0"])
+
+
 def test_what_a_shadow_learned_is_kept_by_the_policy_that_becomes_the_default() -> None:
     courses = Courses("round_robin", RoundRobinConfig(), 0.0)
     courses.put(SHADOW, courses.prepare(SHADOW, "pair_cost", LEARNING, 0.0))

@@ -115,6 +115,16 @@ def test_the_length_of_answers_is_learned_and_stays_below_the_clients_limit() ->
     assert learned.expected_output_tokens(RequestView("s", MODEL, 10, 7)) == 7
 
 
+def test_an_answer_that_began_at_zero_on_the_clock_is_learned_from() -> None:
+    learned, served = memory(), request()
+    learned.dispatched(served, Decision(D0, P0), -1.0)
+    learned.streaming(served, cached_tokens=None, now=0.0)
+    learned.ended(served, output_tokens=40, now=2.0)
+
+    assert learned.expected_output_tokens(request()) == 40
+    assert learned.rates.decode_step_fit("d0").observations == 1
+
+
 def test_a_restarted_worker_holds_nothing() -> None:
     learned, sent = memory(), request()
     learned.dispatched(sent, Decision(D0, P0), 0.0)

@@ -1,6 +1,7 @@
 """Comparisons and sweeps run every policy and split, and their page needs nothing from elsewhere."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -49,6 +50,17 @@ def test_several_loads_are_drawn_over_each_other_in_page_and_picture() -> None:
     texts = {element.text for element in drawn.iter("{http://www.w3.org/2000/svg}text")}
     assert {"round_robin", "pair_cost", "TTFT, s", "good requests/s"} <= texts
     assert not re.search(r"(src|href)=", picture)
+
+
+def test_the_legend_of_a_picture_has_room_for_every_policy() -> None:
+    outcome = compare(SCENE, POLICIES[:1], FleetSize(1, 1), ignore)[0]
+    ten = [replace(outcome, name=f"policy {number}") for number in range(10)]
+    drawn = ElementTree.fromstring(render_picture([AtLoad(2.0, ten)], SCENE.objective))
+    keys = [text for text in drawn.iter("{http://www.w3.org/2000/svg}text") if "policy" in (text.text or "")]
+
+    assert len(keys) == 10
+    assert all(float(key.attrib["x"]) + 100 <= float(drawn.attrib["width"]) for key in keys)
+    assert all(float(key.attrib["y"]) <= float(drawn.attrib["height"]) for key in keys)
 
 
 def test_a_sweep_tries_every_split_and_puts_the_best_first() -> None:
