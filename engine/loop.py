@@ -1,4 +1,5 @@
-"""The engine loop: hears, schedules, computes, tells. It never waits for the network and never spins.
+"""The engine loop: hears, schedules, computes, tells. It never spins, and waits for no network but that of
+the ranks it agrees with before every step, where it has any.
 
 One turn:
 
@@ -51,6 +52,9 @@ FAILED_STEPS_BEFORE_FATAL = 3
 HOUSEKEEPING_S = 1.0
 """The longest sleep: how late the death of the frontend can be noticed."""
 
+RANKS_PAUSE_S = 0.005
+"""Between two questions whether the other ranks are done too."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -74,6 +78,10 @@ class Pace(Protocol):
         """Return, once, why they cannot."""
 
     @property
+    def waits_for_others(self) -> bool:
+        """Only other ranks keep this loop from its end, and none of them has work now."""
+
+    @property
     def expert_balance(self) -> ExpertBalance | None:
         """How even the load of experts is over ranks, where they are placed by it."""
 
@@ -87,6 +95,7 @@ class OwnPace:
 
     expert_balance: ExpertBalance | None = None
     ranks: RankStanding | None = None
+    waits_for_others = False
 
     def is_due(self, step: Step) -> bool:
         """Tell whether the step has content."""
@@ -169,6 +178,8 @@ class EngineLoop:
             if not self.turn():
                 self.settle_down()
                 self._inbox.wait(self._sleep_s())
+            elif self._pace.waits_for_others:
+                self._inbox.wait(RANKS_PAUSE_S)
         self._execute(self._scheduler.fail_all(FailureKind.UNAVAILABLE, "this worker has shut down"))
         if self._leaves_ranks:
             self._inbox.send(LeaveResult())

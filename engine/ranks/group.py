@@ -1,6 +1,5 @@
 """This rank's membership of its group: the link in use, the way to the next one, and the end."""
 
-import logging
 import time
 from collections.abc import Callable
 
@@ -21,8 +20,6 @@ NAMING_S = 2.0
 MEET_S = 30.0
 """How long the ranks of a group that changes may take to meet; they go on serving meanwhile."""
 LOOK_S = 0.02
-
-logger = logging.getLogger(__name__)
 
 
 class RankGroup:

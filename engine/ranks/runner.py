@@ -119,7 +119,7 @@ class LockstepRunner:
         self._membership = Membership()
         self._changes = changes
         self._told = _News()
-        self._leaves = self._has_drained = self._wants_to_end = False
+        self._leaves = self._has_drained = self._wants_to_end = self._found_no_work = False
         self._stays_because: str | None = None
         self._prompt, self._row = _dummy(computed=0), _dummy(computed=1)
 
@@ -150,6 +150,11 @@ class LockstepRunner:
         return refusal
 
     @property
+    def waits_for_others(self) -> bool:
+        """This rank wants to end, and some other one does not yet; the last agreement found no work."""
+        return self._wants_to_end and self._found_no_work
+
+    @property
     def expert_balance(self) -> ExpertBalance | None:
         """How even the load of experts is over ranks."""
         return self._model.rebalancer.balance
@@ -173,6 +178,7 @@ class LockstepRunner:
         )
         plan = as_plan(self._group.largest(as_numbers(wish)))
         self._lockstep.on_plan(plan)
+        self._found_no_work = plan.is_empty
         try:
             flight = _GroupFlight(self._launch(step, plan), self._group)
             if self._changes is not None:
