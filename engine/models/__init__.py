@@ -66,10 +66,8 @@ def load_model(
     Raises `ConfigError` for an unknown or malformed configuration, `CheckpointError` for unreadable weights.
     """
     # torch stays out of processes that only read configurations
-    from .loading import has_fp8_units, load  # noqa: PLC0415
+    from .loading import load  # noqa: PLC0415
 
-    if keep_fp8 is None:
-        keep_fp8 = has_fp8_units(device)
     return load(
         Path(path),
         device=device,

@@ -1,6 +1,7 @@
 """From a checkpoint folder to a model: configuration, weights, and the parts put together."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -36,7 +37,7 @@ def load(
     backend: MoeBackend | None = None,
     redundant: int = 0,
     paged: bool | None = None,
-    keep_fp8: bool = False,
+    keep_fp8: bool | None = None,
     fp8_kv: bool = False,
     draft: bool = False,
 ) -> Decoder:
@@ -44,9 +45,9 @@ def load(
 
     backend    reaches the experts of other ranks; absent: all experts are here
     redundant  slots of all ranks beyond one an expert
-    paged      decode steps have shapes that only the bucket decides; absent: where Triton runs the kernels
+    paged      see `form_on`
+    keep_fp8   see `form_on`
     fp8_kv     KV is stored as float8_e4m3fn, a layout of its own
-    keep_fp8   block-FP8 weights stay as they are, for kernels that take them; implies `paged`
     draft      load the multi-token prediction layer too; `ConfigError` where there is none
     """
     config = read_model_config(folder)
@@ -54,7 +55,7 @@ def load(
         raise ConfigError(f"{folder}: this {config.model_type} has no multi-token prediction layer")
     checkpoint = Checkpoint(folder)
     device = torch.device(device)
-    paged = keep_fp8 or (serves(device) if paged is None else paged)
+    form = form_on(device, paged=paged, keep_fp8=keep_fp8)
     owned = experts if experts is not None else range(config.moe.num_experts)
     own_experts = {slot % config.moe.num_experts for slot in owned}
     weights = Weights(
@@ -64,10 +65,10 @@ def load(
         fp8_block=config.fp8_block,
         wanted=lambda name: _is_wanted(name, config.num_layers + draft, own_experts),
         on_progress=on_progress or ignore_progress,
-        published_experts=paged,
-        keep_fp8=keep_fp8,
+        published_experts=form.is_paged,
+        keep_fp8=form.keeps_fp8,
     )
-    local: MoeBackend = GroupedMoe() if paged else LocalMoe()
+    local: MoeBackend = GroupedMoe() if form.is_paged else LocalMoe()
     share = ExpertShare(config.moe.num_experts + redundant, owned, backend or local)
     surroundings = _surroundings(weights, config, device)
     layers = [_layer(weights, index, config, share) for index in range(config.num_layers + draft)]
@@ -79,35 +80,53 @@ def load(
         layers[: config.num_layers],
         digest=model_digest(config, checkpoint),
         is_in_step=backend is not None,
-        is_paged=paged,
+        is_paged=form.is_paged,
         kv_dtype=torch.float8_e4m3fn if fp8_kv else None,
-        draft=_mtp_layer(weights, config, geometry, surroundings, layers[-1], paged=paged) if draft else None,
+        draft=_mtp_layer(weights, config, geometry, surroundings, layers[-1], paged=form.is_paged)
+        if draft
+        else None,
     )
 
 
 def load_experts(
-    folder: Path, *, device: str, dtype: str | None, experts: range, keep_fp8: bool
+    folder: Path, *, device: str, dtype: str | None, experts: range, keep_fp8: bool | None
 ) -> list[ExpertWeights]:
     """Read the routed experts that begin in the slots `experts`, layer by layer, as `load` would."""
     config = read_model_config(folder)
     where = torch.device(device)
+    form = form_on(where, paged=None, keep_fp8=keep_fp8)
     weights = Weights(
         Checkpoint(folder),
         device=where,
         dtype=_compute_dtype(config, where, dtype),
         fp8_block=config.fp8_block,
         wanted=lambda name: ".experts." in name,
-        published_experts=keep_fp8 or serves(where),
-        keep_fp8=keep_fp8,
+        published_experts=form.is_paged,
+        keep_fp8=form.keeps_fp8,
     )
     sparse = [index for index in range(config.num_layers) if index not in config.dense_layers]
     return [read_experts(weights, f"model.layers.{index}.mlp", config, experts) for index in sparse]
 
 
-def has_fp8_units(device: str | torch.device) -> bool:
-    """Whether the device multiplies FP8 matrices: Hopper (sm_90) and later GPUs."""
-    device = torch.device(device)
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+@dataclass(frozen=True, slots=True)
+class WeightForm:
+    """How weights lie in memory."""
+
+    is_paged: bool
+    """For decode steps whose shapes only the bucket decides; experts lie as published."""
+    keeps_fp8: bool
+    """Block-FP8 weights stay as they are, for kernels that take them, which are paged."""
+
+
+def form_on(device: torch.device, *, paged: bool | None, keep_fp8: bool | None) -> WeightForm:
+    """Return the form on a device; what is absent is decided by it.
+
+    paged     absent: where Triton runs the kernels
+    keep_fp8  absent: where FP8 matrices are multiplied, on Hopper (sm_90) and later GPUs
+    """
+    has_fp8_units = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+    keeps_fp8 = has_fp8_units if keep_fp8 is None else keep_fp8
+    return WeightForm(keeps_fp8 or (serves(device) if paged is None else paged), keeps_fp8)
 
 
 def _compute_dtype(config: ModelConfig, device: torch.device, dtype: str | torch.dtype | None) -> torch.dtype:

@@ -9,7 +9,7 @@ from ..config import RanksConfig, WorkerConfig
 from ..models import Model
 from ..models.architectures import read_model_config
 from ..models.config import ModelConfig
-from ..models.loading import has_fp8_units, load
+from ..models.loading import load
 from ..runner import StepRunner
 from .group import RankGroup
 from .moe import make_backend, num_slots, owned_slots
@@ -44,7 +44,7 @@ def load_share(config: WorkerConfig, group: RankGroup, on_progress: OnProgress) 
         redundant=num_slots(config.ranks, shape.moe.num_experts) - shape.moe.num_experts,
         fp8_kv=config.fp8_kv,
         paged=config.graphs.rehearse or None,
-        keep_fp8=has_fp8_units(config.device) if config.keep_fp8 is None else config.keep_fp8,
+        keep_fp8=config.keep_fp8,
     )
     rebalancer = Rebalancer(model.moe_layers, collectives, cluster_of(config.ranks, shape), config.ranks)
     return PhasedModel(model, backend, rebalancer)

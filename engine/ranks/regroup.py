@@ -231,7 +231,7 @@ class Regrouping:
             device=self._config.device,
             dtype=self._config.dtype,
             experts=owned_slots(ranks, self._model.config.moe.num_experts),
-            keep_fp8=bool(self._config.keep_fp8),  # by itself, a CPU keeps none
+            keep_fp8=self._config.keep_fp8,
         )
 
     def _take(self, successor: Successor) -> None:

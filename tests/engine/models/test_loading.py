@@ -8,7 +8,7 @@ import torch
 from baton.engine.checkpoint.reader import CheckpointError
 from baton.engine.models import load_model
 from baton.engine.models.config import ConfigError
-from baton.engine.models.loading import load
+from baton.engine.models.loading import WeightForm, form_on, load, load_experts
 from baton.kvtransfer.layout import KvFormat
 from support.checkpoint_files import edit_json, read_tensors, write_tensors
 from support.checkpoints import make_deepseek_v3, make_qwen3_moe
@@ -128,6 +128,32 @@ def test_tied_embeddings_are_the_head(tmp_path: Path) -> None:
     logits = [driver.prefill([(driver.sequence(PROMPT), len(PROMPT))]) for driver in (untied, tied)]
 
     assert torch.equal(*logits)
+
+
+@pytest.mark.parametrize(
+    ("paged", "keep_fp8", "form"),
+    [
+        (None, None, WeightForm(is_paged=False, keeps_fp8=False)),
+        (True, None, WeightForm(is_paged=True, keeps_fp8=False)),
+        (None, True, WeightForm(is_paged=True, keeps_fp8=True)),
+        (False, True, WeightForm(is_paged=True, keeps_fp8=True)),
+    ],
+)
+def test_a_cpu_takes_the_form_of_a_gpu_only_when_told_to(
+    paged: bool | None, keep_fp8: bool | None, form: WeightForm
+) -> None:
+    assert form_on(torch.device("cpu"), paged=paged, keep_fp8=keep_fp8) == form
+
+
+def test_experts_read_alone_are_those_of_the_model(folder: Path) -> None:
+    model = load(folder, device="cpu", dtype=None, on_progress=None)
+
+    alone = load_experts(folder, device="cpu", dtype=None, experts=range(8), keep_fp8=None)
+
+    for layer, experts in zip(model.moe_layers, alone, strict=True):
+        assert layer.experts.grouped == experts.grouped
+        assert torch.equal(layer.experts.gate_up, experts.gate_up)
+        assert torch.equal(layer.experts.down, experts.down)
 
 
 def test_only_owned_experts_are_read(folder: Path) -> None:
