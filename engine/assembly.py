@@ -4,7 +4,6 @@ import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,13 +11,14 @@ from torch import Tensor
 from ..kvtransfer.service import PoolRegion, TransferService
 from ..kvtransfer.transfer_service import ControlledTransferService, ServiceSettings
 from .block_pool import BlockListener, BlockPool
+from .checkpoint.weights import OnProgress, ignore_progress
 from .config import KvTransferConfig, Role, Verify, WorkerConfig
 from .graphs.model import GraphedModel
 from .graphs.start import StepShapes, has_graphs, with_graphs
 from .intake import Limits
 from .kv_cache import KvCache
 from .loop import OwnPace, Pace
-from .messages import EngineReady, Generate, SamplingParams
+from .messages import EngineReady
 from .models import Model, load_model
 from .models.decoder import Decoder
 from .ranks.group import RankGroup
@@ -26,7 +26,7 @@ from .ranks.member import load_share, run_in_step
 from .ranks.phased_model import PhasedModel
 from .runner import ModelRunner, SettledRunner, StepRunner
 from .scheduler import Scheduler
-from .sequence import new_request
+from .sequence import null_sequence
 from .sizing import engine_limits, pool_blocks
 from .speculation.runner import Chain, SpeculativeRunner, Stagings
 from .staging import DecodeStaging, PrefillStaging
@@ -56,17 +56,6 @@ class Engine:
     service: TransferService
     ready: EngineReady
     pace: Pace
-
-
-class OnProgress(Protocol):
-    """Hears how far loading is."""
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """`done` of `total` of this stage."""
-
-
-def unheard(stage: str, done: int, total: int) -> None:
-    """Tell nobody."""
 
 
 def load(config: WorkerConfig, on_progress: OnProgress, group: RankGroup | None = None) -> Model:
@@ -121,7 +110,7 @@ def assemble(
     listener: BlockListener | None,
     *,
     group: RankGroup | None = None,
-    on_progress: OnProgress = unheard,
+    on_progress: OnProgress = ignore_progress,
 ) -> Engine:
     """Build scheduler and runner around a started service; capture steps, compute one to warm up."""
     limits = engine_limits(config, model.config, kv.shape[0])
@@ -188,10 +177,7 @@ def _bare_runner(config: WorkerConfig, limits: Limits, model: Model, kv: Tensor,
 
 def _warm_up(run: Callable[[Step], object]) -> None:
     """Run a prompt chunk and a decode row through the null block, so that no request pays for first calls."""
-    sampling = SamplingParams(max_tokens=WARM_UP_TOKENS, temperature=0.0)
-    generate = Generate(request_id="", external_id="", prompt_token_ids=[0, 0], sampling=sampling)
-    [sequence] = new_request(generate, 0, 0.0).sequences
-    sequence.blocks = [0, 0]
+    sequence = null_sequence(max_tokens=WARM_UP_TOKENS, computed=0)
     run(Step(chunks=[Chunk(sequence, 1)]))
     sequence.num_computed = 1
     run(Step(decode=[sequence]))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..kvtransfer.params import KvTransferParams
-from .messages import Generate
+from .messages import Generate, SamplingParams
 
 if TYPE_CHECKING:
     from .sampling_state import SamplingState
@@ -140,3 +140,12 @@ def new_request(generate: Generate, number: int, now: float) -> Request:
     trunk = Sequence(request=request, choices=list(range(generate.n)), tokens=list(generate.prompt_token_ids))
     request.sequences.append(trunk)
     return request
+
+
+def null_sequence(*, max_tokens: int, computed: int) -> Sequence:
+    """Return two tokens in the null block, the first `computed` of them computed."""
+    sampling = SamplingParams(max_tokens=max_tokens, temperature=0.0)
+    generate = Generate(request_id="", external_id="", prompt_token_ids=[0, 0], sampling=sampling)
+    [sequence] = new_request(generate, 0, 0.0).sequences
+    sequence.blocks, sequence.num_computed = [0, 0], computed
+    return sequence

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 from ..balance.packing import Cluster
+from ..checkpoint.weights import OnProgress
 from ..config import RanksConfig, WorkerConfig
 from ..models import Model
 from ..models.architectures import read_model_config
@@ -17,13 +17,6 @@ from .phased_model import PhasedModel
 from .rebalance import Rebalancer
 from .regroup import Regrouping
 from .runner import LockstepRunner
-
-
-class OnProgress(Protocol):
-    """Hears how far loading is."""
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """`done` of `total` of this stage."""
 
 
 def load_share(config: WorkerConfig, group: RankGroup, on_progress: OnProgress) -> PhasedModel:

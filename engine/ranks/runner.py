@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from ..config import OverlapConfig
-from ..messages import ExpertBalance, Generate, RankStanding, SamplingParams
+from ..messages import ExpertBalance, RankStanding
 from ..runner import Flight, LaunchedStep, StepRunner
 from ..sampler import SampledToken
-from ..sequence import Sequence, new_request
+from ..sequence import null_sequence
 from ..step import Chunk, Step
 from .errors import GroupFailedError
 from .lockstep import Lockstep, Plan, Pulse, Wish, as_numbers, as_plan
@@ -121,7 +121,7 @@ class LockstepRunner:
         self._told = _News()
         self._leaves = self._has_drained = self._wants_to_end = self._found_no_work = False
         self._stays_because: str | None = None
-        self._prompt, self._row = _dummy(computed=0), _dummy(computed=1)
+        self._prompt, self._row = (null_sequence(max_tokens=1, computed=computed) for computed in (0, 1))
 
     def is_due(self, step: Step) -> bool:
         """Tell whether this rank takes part in a step now, be it an empty one. Raises `GroupFailedError`."""
@@ -273,13 +273,3 @@ class _GroupFlight:
 def _reaches(fewest: int, threshold: int | None) -> bool:
     """Whether the step is worth two halves on every rank; each needs something to compute."""
     return threshold is not None and fewest >= max(threshold, 2)
-
-
-def _dummy(computed: int) -> Sequence:
-    """Return two tokens in the null block, of which the second can be computed for ever."""
-    sampling = SamplingParams(max_tokens=1, temperature=0.0)
-    generate = Generate(request_id="", external_id="", prompt_token_ids=[0, 0], sampling=sampling)
-    [sequence] = new_request(generate, 0, 0.0).sequences
-    sequence.blocks = [0, 0]
-    sequence.num_computed = computed
-    return sequence
