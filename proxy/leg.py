@@ -70,6 +70,9 @@ class Leg:
         "_resent", "_sent_at", "cancelled", "head", "owner", "received",
     )  # fmt: skip
 
+    sent_once = False
+    """Its request must not go out twice: it gets a connection of its own, which cannot be stale."""
+
     def __init__(self, owner: LegOwner, pool: Pool, pieces: Pieces) -> None:
         """`pieces` are the whole request, head and body."""
         self.owner = owner
@@ -95,7 +98,7 @@ class Leg:
 
     def start(self) -> None:
         """Send the request as soon as there is a connection."""
-        self._pool.acquire(self)
+        self._pool.acquire(self, fresh=self.sent_once)
 
     def cancel(self) -> None:
         """Drop the leg: its owner hears no more of it, and the worker sees the connection end."""
@@ -131,7 +134,7 @@ class Leg:
     def connection_lost(self, detail: str) -> None:
         """The connection ended: the end of the answer, a stale connection, or a failure."""
         connection, self._connection = self._connection, None
-        if self.cancelled:
+        if self.cancelled or self._complete:
             return
         if self._stale(connection):
             self._resent = True
@@ -195,7 +198,7 @@ class Leg:
         self._drop_parser()
         if connection is None:
             return
-        if self.head is not None and self.head.keep_alive:
+        if self.head is not None and self.head.keep_alive and not self.sent_once:
             connection.give_back()
         else:
             connection.drop()

@@ -1,7 +1,8 @@
 """Both legs of an SGLang pair, asked at once: decode's answer is relayed once prefill's is known to be good.
 
 To its owner it is decode's leg. What becomes of prefill's is told apart, as the partner's. Whichever fails
-ends the other, since neither can go on without it.
+ends the other, since neither can go on without it. Both are sent once: a room that is used again, by a
+request that goes out a second time, can end both workers' schedulers.
 """
 
 from collections.abc import Sequence
@@ -43,9 +44,17 @@ class _Answer(msgspec.Struct, frozen=True):
 _answers = msgspec.json.Decoder(_Answer)
 
 
+class _Partner(PrefillLeg):
+    """Prefill's leg."""
+
+    __slots__ = ()
+    sent_once = True
+
+
 class PairedLeg(RelayLeg):
     """Decode's leg and its partner. It is the partner's owner."""
 
+    sent_once = True
     __slots__ = ("_holding", "_pair_owner", "_partner", "_partner_done")
 
     def __init__(
@@ -58,7 +67,7 @@ class PairedLeg(RelayLeg):
     ) -> None:
         super().__init__(owner, pool, pieces)
         self._pair_owner = owner
-        self._partner = PrefillLeg(self, prefill_pool, prefill_pieces)
+        self._partner = _Partner(self, prefill_pool, prefill_pieces)
         self._partner_done = False
         self._holding = False
 

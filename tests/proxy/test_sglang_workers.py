@@ -10,7 +10,19 @@ from baton.proxy.config import Timeouts
 from baton.proxy.routing.policy_file import DEFAULTS
 
 from .fake_sglang import Bootstrap
-from .fakes import MODEL, Behaviour, Connection, FakeWorker, Request, chat, chat_chunk, fails, hangs, says
+from .fakes import (
+    MODEL,
+    Behaviour,
+    Connection,
+    FakeWorker,
+    Request,
+    chat,
+    chat_chunk,
+    completion,
+    fails,
+    hangs,
+    says,
+)
 from .house import House, housed
 
 FAILURES = {"500": fails(500), "429": fails(429), "closed": says(b"")}
@@ -189,3 +201,51 @@ async def test_a_worker_of_both_roles_serves_alone() -> None:
 
         assert answer.text == "one two"
         assert "bootstrap_room" not in alone.requests[0].json
+
+
+async def test_no_room_is_used_again_when_a_kept_connection_ends_under_its_request() -> None:
+    bootstrap = Bootstrap()
+
+    async def enters_and_dies(worker: FakeWorker, connection: Connection, request: Request) -> None:
+        bootstrap.enter(worker, request)
+        connection.die()
+
+    for role in ("prefill", "decode"):
+        async with housed(*bootstrap.fleet(pairs=2)) as house:
+            for _ in range(4):
+                assert (await house.ask(chat())).text == "one two"
+            for worker in house.workers:
+                if worker.role == role:
+                    worker.next.append(enters_and_dies)
+                    break
+            for _ in range(4):
+                assert (await house.ask(chat())).text == "one two"
+    assert bootstrap.violations == []
+
+
+async def test_an_answer_that_is_whole_outlives_its_connection_until_prefill_is_done() -> None:
+    bootstrap, may_end = Bootstrap(), asyncio.Event()
+
+    async def prefills_late(worker: FakeWorker, connection: Connection, request: Request) -> None:
+        await may_end.wait()
+        await bootstrap.prefills(worker, connection, request)
+
+    async def answers_and_dies(worker: FakeWorker, connection: Connection, request: Request) -> None:
+        bootstrap.enter(worker, request)
+        await connection.answer(200, completion("one two"))
+        connection.writer.close()
+        await connection.until_closed()
+        worker.left.set()
+
+    async with housed(*bootstrap.fleet()) as house, house.connect() as client:
+        house.prefill.next.append(prefills_late)
+        house.decode.next.append(answers_and_dies)
+        await client.post(chat(stream=False))
+        await house.decode.left.wait()
+        while house.proxy.hub.pools[house.decode.name].connections:  # noqa: ASYNC110  nothing tells of it
+            await asyncio.sleep(0)
+        may_end.set()
+        answer = await client.answer()
+
+        assert (answer.status, answer.json["choices"][0]["message"]["content"]) == (200, "one two")
+        assert len(house.decode.requests) == 1
