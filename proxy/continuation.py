@@ -26,9 +26,9 @@ class Continuation:
         """What the client has seen; grows with what it is told from here on."""
         self.done = False
         """The last event was passed on."""
-        self._repeats = dict(told.texts)
+        self._repeats = told.texts
         """What has to come again."""
-        self._heard: dict[str, int] = dict.fromkeys(told.texts, 0)
+        self._heard: dict[str, int] = dict.fromkeys(self._repeats, 0)
         """Characters that were repeated, by key."""
         self._rest = b""
 

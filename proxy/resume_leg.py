@@ -44,8 +44,8 @@ class ResumeLeg(RelayLeg):
         self._pieces = ()
         self._usage_read, self._waiting = self._waiting, b""
         self._sink = sink
-        if not self._broken.chunked:
-            self.head.keep_alive = False  # the end of the connection is the end of what was begun
+        if not (self._broken.chunked and self._broken.stays):
+            self.head.keep_alive = False  # the client was told that the connection ends with the answer
         self._go_on(sink)
 
     def data_received(self, data: bytes) -> None:

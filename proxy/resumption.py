@@ -83,7 +83,7 @@ class ResumableExchange(PairExchange):
         self.leg_failed(Failure(Fault.BUSY, "it goes on with no stream of another worker's"))
 
     def _seed(self, worker: Worker) -> int | None:
-        if self._replay is None:
+        if self._replay is None and self._hub.config.limits.replay_bytes:
             self._replay = replay_of(self._sendable(), worker.kind)
         return None if self._replay is None else self._replay.seed
 

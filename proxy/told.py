@@ -23,15 +23,15 @@ class NotTextError(ValueError):
 class Told:
     """Everything that was told so far."""
 
-    __slots__ = ("created", "done", "finished", "id", "opened", "texts", "usage")
+    __slots__ = ("created", "done", "finished", "id", "opened", "pieces", "usage")
 
     def __init__(self) -> None:
         self.id: str | None = None
         self.created: int | None = None
         self.opened = False
         """The first event of a chat, with the role, was sent."""
-        self.texts: dict[str, str] = {}
-        """By key of the delta, or `text` of a completion: all of it."""
+        self.pieces: dict[str, list[str]] = {}
+        """By key of the delta, or `text` of a completion: all of it, as it came."""
         self.finished = False
         """A reason for the end was told."""
         self.usage = False
@@ -39,9 +39,9 @@ class Told:
         """Nothing is missing but the end of the framing."""
 
     @property
-    def length(self) -> int:
-        """Characters told."""
-        return sum(map(len, self.texts.values()))
+    def texts(self) -> dict[str, str]:
+        """The pieces put together."""
+        return {key: "".join(pieces) for key, pieces in self.pieces.items()}
 
 
 def pieces_of(event: dict[str, Any]) -> dict[str, str]:
@@ -105,7 +105,7 @@ def note(told: Told, event: dict[str, Any], pieces: dict[str, str]) -> None:
         told.id, told.created = event.get("id"), event.get("created")
     told.opened = True
     for key, piece in pieces.items():
-        told.texts[key] = told.texts.get(key, "") + piece
+        told.pieces.setdefault(key, []).append(piece)
     told.finished = told.finished or finish_of(event) is not None
     told.usage = told.usage or (not event.get("choices") and event.get("usage") is not None)
 

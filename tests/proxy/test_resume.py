@@ -415,3 +415,27 @@ async def test_a_stream_of_an_sglang_pair_is_not_continued_though_another_worker
 
         assert [len(worker.requests) for worker in (first, taker, third)] == [1, 1, 0]
         assert answer.events[-1]["error"]["code"] == "stream_broken"
+
+
+async def test_a_connection_that_was_to_end_with_the_answer_does_so_whoever_goes_on_with_it() -> None:
+    async def closes(worker: FakeWorker, connection: Connection, request: Request) -> None:
+        head = HEAD.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        await connection.send(head + b"".join(map(chunked, whole_events(request)[:2])))
+        connection.die()
+
+    async with housed(*two_pairs()) as house, house.connect() as client:
+        first, second = deciders(house)
+        first.next.append(closes)
+        second.usual = serves
+        await client.post(chat(temperature=0))
+        answer = await client.answer()
+
+        assert told(answer)[0] == "".join(WORDS)
+        assert await client.at_end()
+
+
+async def test_a_request_that_could_not_be_kept_gets_no_seed() -> None:
+    async with housed(*pair(), limits=Limits(replay_bytes=0)) as house:
+        await house.ask(chat())
+
+        assert "seed" not in house.decode.requests[0].json
