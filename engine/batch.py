@@ -5,7 +5,7 @@ sequence at most. A slot is `block_id * block_tokens + offset`. Block 0 is the n
 and write it, no sequence owns it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -58,3 +58,17 @@ class DecodeBatch:
     def rows(self) -> range:
         """The live rows, counted in the whole step."""
         return range(self.first, self.first + self.live)
+
+    def live_rows(self) -> "DecodeBatch":
+        """Return the batch without its padding."""
+        live = self.live
+        if live == self.token_ids.shape[0]:
+            return self
+        return replace(
+            self,
+            token_ids=self.token_ids[:live],
+            positions=self.positions[:live],
+            slots=self.slots[:live],
+            block_tables=self.block_tables[:live],
+            context_lens=self.context_lens[:live],
+        )

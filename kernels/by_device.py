@@ -3,8 +3,10 @@
 `<op>.py` holds the operation in torch, with its shape table. That function is the reference and the path on a
 CPU. `<op>_triton.py` beside it holds a launcher of the same name and signature, and the Triton kernel it
 launches. A function marked `@by_device` sends a call whose first tensor lies on a GPU to the sibling, and
-imports it then: on a machine without triton, importing an operation and calling it on a CPU both work. A
-torch without CUDA leaves the marked function as it was, so a CPU worker pays nothing.
+imports it then: on a machine without triton, importing an operation and calling it on a CPU both work.
+
+On a CPU, the operations of `NATIVE` have a form in C++ (`<op>_native.py`, which calls `native/`) where there
+is a compiler. It hands what it does not take, such as other number formats, to the reference.
 
 What is more than one operation, such as the way of a step through a layer, asks `serves` where it is put
 together: a GPU wants shapes that no data decides, a CPU the least work.
@@ -26,6 +28,8 @@ from importlib import import_module
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+
+from .native.library import library
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +77,9 @@ def references() -> Iterator[None]:
 
 def by_device(reference: Callable[P, R]) -> Callable[P, R]:
     """Mark an operation that has a Triton form; its first argument is a tensor or a tuple of them."""
+    cpu_form = on_cpu(reference)
     if torch.version.cuda is None and not _FORCED:
-        return reference
+        return cpu_form
 
     @wraps(reference)
     def dispatched(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -84,9 +89,59 @@ def by_device(reference: Callable[P, R]) -> Callable[P, R]:
             form = fastest if device.type == "cuda" else launcher
             result: R = form(reference)(*args, **kwargs)
             return result
-        return reference(*args, **kwargs)
+        return cpu_form(*args, **kwargs)
 
     return dispatched
+
+
+NATIVE = {
+    "add_rms_norm",
+    "attend",
+    "gate_sigmoid_grouped",
+    "gated_mlp",
+    "gate_softmax_grouped",
+    "gqa_decode_layer",
+    "gqa_paged_decode",
+    "mla_decode_layer",
+    "mla_paged_decode",
+    "rms_norm",
+    "rms_norm_",
+    "rope_halves_",
+    "rope_interleaved_",
+    "routed_experts",
+    "silu_mul",
+    "write_rows",
+}
+"""Operations with a form in C++"""
+
+
+def on_cpu(reference: Callable[P, R]) -> Callable[P, R]:
+    """Mark an operation whose tensors lie on a CPU: it runs its form in C++, where it has one."""
+    if reference.__name__ not in NATIVE:
+        return reference
+
+    @wraps(reference)
+    def dispatched(*args: P.args, **kwargs: P.kwargs) -> R:
+        first: Any = args[0]
+        has_form = not _REFERENCES and (first[0] if isinstance(first, tuple) else first).is_cpu
+        result: R = (native(reference) if has_form else reference)(*args, **kwargs)
+        return result
+
+    return dispatched
+
+
+@lru_cache
+def native(operation: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the C++ form of an operation, or the operation where this machine cannot compile it."""
+    if library() is None:
+        return operation
+    found: Callable[..., Any] = getattr(import_module(f"{operation.__module__}_native"), operation.__name__)
+    return found
+
+
+def reads_blocks(pool: torch.Tensor) -> bool:
+    """Whether decode attention on a CPU reads the pool's blocks in place, rather than copies of them."""
+    return pool.dtype is torch.float32 and not _REFERENCES and library() is not None
 
 
 @lru_cache

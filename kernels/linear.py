@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .by_device import by_device
+from .by_device import by_device, on_cpu
 from .fp8 import dequantise_blocks, dequantise_groups, quantise_groups
 from .silu_mul import silu_mul, silu_mul_quantise
 
@@ -39,6 +39,7 @@ def multiply(x: Tensor, weight: Weight) -> Tensor:
     return linear_fp8(*quantise_groups(x), weight.values, weight.scales).to(x.dtype)
 
 
+@on_cpu
 def gated_mlp(x: Tensor, gate_up: Weight, down: Weight) -> Tensor:
     """Return `down(silu(gate(x)) * up(x))`: `[tokens, hidden]` of x.dtype.
 

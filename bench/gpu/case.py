@@ -51,8 +51,12 @@ class Case:
         return launcher(self.operation)(*self.arguments, **self.keywords)
 
     def error(self) -> float:
-        """Largest relative error of any result, both forms given fresh copies of the inputs."""
-        actual, expected = (self._results(form(self.operation)) for form in (launcher, reference))
+        """Largest relative error of any result of the Triton form."""
+        return self.error_of(launcher(self.operation))
+
+    def error_of(self, form: Callable[..., Any]) -> float:
+        """Largest relative error of any result, `form` and the reference given fresh copies of the inputs."""
+        actual, expected = self._results(form), self._results(reference(self.operation))
         assert len(actual) == len(expected) > 0, "the forms return different things"
         return max(map(relative_error, actual, expected))
 

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ...kernels.mla_layer import PagedRows
 from ...kvtransfer.layout import KvFormat
 from ..batch import DecodeBatch, PrefillBatch
 from .decode_window import DecodeWindow, WindowStep
@@ -92,6 +93,10 @@ class PagedStep:
     lengths: Tensor
     """[B] int32, 0 in dead rows"""
 
+    def rows_of(self, layer: int) -> PagedRows:
+        """What one layer needs of it."""
+        return PagedRows(layer, self.token_rows[layer], self.turns, self.tables, self.lengths)
+
 
 class Geometry(Protocol):
     """The cache of one kind of attention."""
@@ -108,8 +113,8 @@ class Geometry(Protocol):
         """Prepare a prefill step; `table` holds rotations by position."""
         ...
 
-    def decode_step(self, batch: DecodeBatch, pool: Tensor, table: Tensor) -> DecodeStep:
-        """Prepare a decode step of exact shapes, for a CPU."""
+    def decode_step(self, batch: DecodeBatch, pool: Tensor, table: Tensor) -> DecodeStep | PagedStep:
+        """Prepare a decode step of exact shapes, for a CPU: its rows are the live ones."""
         ...
 
     def paged_step(self, batch: DecodeBatch, pool: Tensor, table: Tensor) -> PagedStep:

@@ -1,17 +1,16 @@
 """Grouped-query attention with normalised queries and keys (Qwen3); keys and values are cached by head."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ...kernels.gqa_decode import gqa_decode_attention, gqa_paged_decode
+from ...kernels.by_device import reads_blocks
+from ...kernels.gqa_decode import gqa_decode_attention
+from ...kernels.gqa_layer import GqaLayer, gqa_decode_layer, gqa_project
 from ...kernels.gqa_prefill import gqa_prefill_attention
 from ...kernels.kv_rows import gqa_token_rows, keys_then_values, table_block_rows, write_rows
-from ...kernels.linear import Weight, multiply
-from ...kernels.rms_norm import rms_norm_
-from ...kernels.rope import rope_halves_
+from ...kernels.linear import multiply
 from ...kvtransfer.layout import KvFormat
 from ..batch import DecodeBatch, PrefillBatch
 from ..checkpoint.weights import Weights
@@ -52,8 +51,11 @@ class GqaGeometry:
             layer_rows=planes,
         )
 
-    def decode_step(self, batch: DecodeBatch, pool: Tensor, table: Tensor) -> DecodeStep:
-        """Prepare a decode step."""
+    def decode_step(self, batch: DecodeBatch, pool: Tensor, table: Tensor) -> DecodeStep | PagedStep:
+        """Prepare a decode step of live rows."""
+        if reads_blocks(pool):
+            self._window.give_up()
+            return self.paged_step(batch.live_rows(), pool, table)
         live, tokens, dim = batch.live, *pool.shape[4:]
         planes = 2 * self.kv_heads
 
@@ -86,42 +88,26 @@ class GqaGeometry:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class GqaWeights:
-    """The matrices of one layer."""
-
-    qkv: Weight
-    """[hidden, (heads + 2 * kv_heads) * head_dim]"""
-    qk_norm: Tensor
-    """[heads + kv_heads, head_dim], the queries' norm for each head, then the keys'"""
-    out: Weight
-    """[heads * head_dim, hidden]"""
-
-    @classmethod
-    def read(cls, weights: Weights, prefix: str, config: ModelConfig, gqa: GqaConfig) -> "GqaWeights":
-        """Read one layer's attention."""
-        heads, dim = {"q": config.num_heads, "k": gqa.kv_heads, "v": gqa.kv_heads}, gqa.head_dim
-        norms = [
-            weights.tensor(f"{prefix}.{part}_norm.weight", (dim,)).expand(heads[part], -1) for part in "qk"
-        ]
-        parts = [(f"{prefix}.{part}_proj.weight", count * dim) for part, count in heads.items()]
-        width = config.num_heads * dim
-        return cls(
-            qkv=weights.linear(parts, config.hidden_size),
-            qk_norm=torch.cat(norms),
-            out=weights.linear([(f"{prefix}.o_proj.weight", config.hidden_size)], width),
-        )
+def read_gqa(weights: Weights, prefix: str, config: ModelConfig, gqa: GqaConfig) -> GqaLayer:
+    """Read one layer's attention."""
+    heads, dim = {"q": config.num_heads, "k": gqa.kv_heads, "v": gqa.kv_heads}, gqa.head_dim
+    norms = [weights.tensor(f"{prefix}.{part}_norm.weight", (dim,)).expand(heads[part], -1) for part in "qk"]
+    parts = [(f"{prefix}.{part}_proj.weight", count * dim) for part, count in heads.items()]
+    return GqaLayer(
+        qkv=weights.linear(parts, config.hidden_size),
+        qk_norm=torch.cat(norms),
+        out=weights.linear([(f"{prefix}.o_proj.weight", config.hidden_size)], config.num_heads * dim),
+        kv_heads=gqa.kv_heads,
+        eps=config.rms_norm_eps,
+        scale=dim**-0.5,
+    )
 
 
 class GqaAttention:
     """One layer."""
 
-    def __init__(self, weights: GqaWeights, config: ModelConfig, gqa: GqaConfig) -> None:
-        self._weights = weights
-        self._heads = config.num_heads
-        self._kv_heads = gqa.kv_heads
-        self._scale = gqa.head_dim**-0.5
-        self._eps = config.rms_norm_eps
+    def __init__(self, layer: GqaLayer) -> None:
+        self._layer = layer
 
     def prefill(self, x: Tensor, pool: Tensor, step: PrefillStep, layer: int) -> Tensor:
         """Write the chunk's KV and attend."""
@@ -139,37 +125,27 @@ class GqaAttention:
             query_starts=step.query_starts,
             context_lens=step.context_lens,
             context_rows=step.context_rows_of(layer),
-            scale=self._scale,
+            scale=self._layer.scale,
         )
 
     def leave(self, attended: Tensor) -> Tensor:
         """Project what heads have attended to."""
-        return multiply(attended, self._weights.out)
+        return multiply(attended, self._layer.out)
 
     def decode(self, x: Tensor, pool: Tensor, step: DecodeStep | PagedStep, layer: int) -> Tensor:
         """Write the tokens' KV and attend."""
-        q, kv = self.enter(x, pool, step.turns, step.token_rows[layer])
-        return self.leave(self._attend(q, kv, pool, step, layer).flatten(1))
-
-    def _attend(
-        self, q: Tensor, kv: Tensor, pool: Tensor, step: DecodeStep | PagedStep, layer: int
-    ) -> Tensor:
-        """Queries [B, heads, dim] to mixed values of the same shape."""
         if isinstance(step, PagedStep):
-            return gqa_paged_decode(q, pool, layer, step.tables, step.lengths, scale=self._scale)
+            return gqa_decode_layer(x, pool, self._layer, step.rows_of(layer))
+        q, kv = self.enter(x, pool, step.turns, step.token_rows[layer])
         step.note(layer, kv.flatten(0, 1))
 
         def attend(queries: Tensor, group: DecodeGroup) -> Tensor:
-            return gqa_decode_attention(queries, group.read(layer), group.mask, scale=self._scale)
+            return gqa_decode_attention(queries, group.read(layer), group.mask, scale=self._layer.scale)
 
-        return step.attend(q, attend)
+        return self.leave(step.attend(q, attend).flatten(1))
 
     def enter(self, x: Tensor, pool: Tensor, turns: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Queries [tokens, heads, dim]; keys, then values, [tokens, 2 * kv_heads, dim], now in the cache."""
-        qkv = multiply(x, self._weights.qkv).view(x.shape[0], self._heads + 2 * self._kv_heads, -1)
-        turned = qkv[:, : self._heads + self._kv_heads]
-        rms_norm_(turned, self._weights.qk_norm, self._eps)
-        rope_halves_(turned, turns)
-        q, kv = qkv[:, : self._heads], qkv[:, self._heads :]
+        q, kv = gqa_project(x, self._layer, turns)
         write_rows(pool, rows, kv.flatten(0, 1))
         return q, kv

@@ -17,9 +17,9 @@ from .attention import Attention, Geometry
 from .config import ConfigError, MlaConfig, ModelConfig
 from .decoder import Decoder
 from .digest import model_digest
-from .gqa import GqaAttention, GqaGeometry, GqaWeights
+from .gqa import GqaAttention, GqaGeometry, read_gqa
 from .layer import DecoderWeights, Layer
-from .mla import MlaAttention, MlaGeometry, MlaWeights
+from .mla import MlaGeometry, read_mla
 from .mlp import DenseMlp, ExpertShare, Mlp, MoeMlp, read_experts
 from .mtp import MtpLayer, MtpWeights
 from .rope_table import rope_table
@@ -174,10 +174,8 @@ def _layer(weights: Weights, index: int, config: ModelConfig, share: ExpertShare
 
 def _attention(weights: Weights, prefix: str, config: ModelConfig) -> Attention:
     if isinstance(config.attention, MlaConfig):
-        mla = MlaWeights.read(weights, prefix, config, config.attention)
-        return MlaAttention(mla, config, config.attention)
-    gqa = GqaWeights.read(weights, prefix, config, config.attention)
-    return GqaAttention(gqa, config, config.attention)
+        return read_mla(weights, prefix, config, config.attention)
+    return GqaAttention(read_gqa(weights, prefix, config, config.attention))
 
 
 def _mtp_layer(

@@ -1,17 +1,23 @@
 """Multi-head latent attention (arXiv 2405.04434): the cache holds one latent and one rotated key a token."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ...kernels.by_device import reads_blocks
 from ...kernels.kv_rows import mla_token_rows, read_rows, table_token_rows, write_rows
-from ...kernels.linear import Weight, multiply
-from ...kernels.mla_decode import mla_decode_attention, mla_paged_decode
+from ...kernels.linear import multiply
+from ...kernels.mla_decode import mla_decode_attention
+from ...kernels.mla_layer import (
+    MlaLayer,
+    mla_absorb,
+    mla_decode_layer,
+    mla_expand,
+    mla_finish,
+    mla_project,
+)
 from ...kernels.mla_prefill import MlaExpansion, mla_prefill_attention
-from ...kernels.rms_norm import rms_norm, rms_norm_
-from ...kernels.rope import rope_interleaved_
 from ...kvtransfer.layout import KvFormat
 from ..batch import DecodeBatch, PrefillBatch
 from ..checkpoint.weights import Weights
@@ -54,8 +60,11 @@ class MlaGeometry:
             layer_rows=tokens,
         )
 
-    def decode_step(self, batch: DecodeBatch, pool: Tensor, table: Tensor) -> DecodeStep:
-        """Prepare a decode step."""
+    def decode_step(self, batch: DecodeBatch, pool: Tensor, table: Tensor) -> DecodeStep | PagedStep:
+        """Prepare a decode step of live rows."""
+        if reads_blocks(pool):
+            self._window.give_up()
+            return self.paged_step(batch.live_rows(), pool, table)
         live, tokens, width = batch.live, *pool.shape[2:]
 
         def read_pool(tables: Tensor, keys: int) -> Callable[[int], Tensor]:
@@ -80,55 +89,37 @@ class MlaGeometry:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class MlaWeights:
-    """The matrices of one layer; `first` and `q_b` have queries of all heads as their outputs."""
-
-    first: Weight
-    """[hidden, q_lora_rank + latent_dim], or [hidden, heads * qk_head_dim + latent_dim] without query rank"""
-    q_norm: Tensor | None
-    q_b: Weight | None
-    """[q_lora_rank, heads * qk_head_dim]"""
-    kv_norm: Tensor
-    kv_b: Tensor
-    """[kv_lora_rank, heads * (nope + v)]"""
-    out: Weight
-    """[heads * v, hidden]"""
-
-    @classmethod
-    def read(cls, weights: Weights, prefix: str, config: ModelConfig, mla: MlaConfig) -> "MlaWeights":
-        """Read one layer's attention."""
-        rank, heads = mla.q_lora_rank, config.num_heads
-        queries = heads * mla.qk_head_dim
-        head = (f"{prefix}.q_a_proj.weight", rank) if rank else (f"{prefix}.q_proj.weight", queries)
-        latent = (f"{prefix}.kv_a_proj_with_mqa.weight", mla.latent_dim)
-        expanded = heads * (mla.qk_nope_head_dim + mla.v_head_dim)
-        return cls(
-            first=weights.linear([head, latent], config.hidden_size),
-            q_norm=weights.tensor(f"{prefix}.q_a_layernorm.weight", (rank,)) if rank else None,
-            q_b=weights.linear([(f"{prefix}.q_b_proj.weight", queries)], rank) if rank else None,
-            kv_norm=weights.tensor(f"{prefix}.kv_a_layernorm.weight", (mla.kv_lora_rank,)),
-            kv_b=weights.projection([(f"{prefix}.kv_b_proj.weight", expanded)], mla.kv_lora_rank),
-            out=weights.linear([(f"{prefix}.o_proj.weight", config.hidden_size)], heads * mla.v_head_dim),
-        )
+def read_mla(weights: Weights, prefix: str, config: ModelConfig, mla: MlaConfig) -> "MlaAttention":
+    """Read one layer's attention."""
+    rank, heads = mla.q_lora_rank, config.num_heads
+    queries = heads * mla.qk_head_dim
+    head = (f"{prefix}.q_a_proj.weight", rank) if rank else (f"{prefix}.q_proj.weight", queries)
+    latent = (f"{prefix}.kv_a_proj_with_mqa.weight", mla.latent_dim)
+    expanded = heads * (mla.qk_nope_head_dim + mla.v_head_dim)
+    first = weights.linear([head, latent], config.hidden_size)
+    kv_b = weights.projection([(f"{prefix}.kv_b_proj.weight", expanded)], mla.kv_lora_rank)
+    by_head = kv_b.view(mla.kv_lora_rank, heads, -1)
+    keys, values = torch.split(by_head, [mla.qk_nope_head_dim, mla.v_head_dim], -1)
+    layer = MlaLayer(
+        first=first,
+        q_norm=weights.tensor(f"{prefix}.q_a_layernorm.weight", (rank,)) if rank else None,
+        q_b=weights.linear([(f"{prefix}.q_b_proj.weight", queries)], rank) if rank else None,
+        kv_norm=weights.tensor(f"{prefix}.kv_a_layernorm.weight", (mla.kv_lora_rank,)),
+        absorb_keys=keys.permute(1, 2, 0).contiguous(),
+        absorb_values=values.transpose(0, 1).contiguous(),
+        out=weights.linear([(f"{prefix}.o_proj.weight", config.hidden_size)], heads * mla.v_head_dim),
+        eps=LATENT_NORM_EPS,
+        scale=softmax_scale(mla.qk_head_dim, config.rope),
+    )
+    return MlaAttention(layer, MlaExpansion(kv_b, heads, mla.qk_nope_head_dim, mla.v_head_dim))
 
 
 class MlaAttention:
     """One layer: prefill expands latents, decode absorbs the expansion into queries and outputs."""
 
-    def __init__(self, weights: MlaWeights, config: ModelConfig, mla: MlaConfig) -> None:
-        self._weights = weights
-        self._mla = mla
-        self._heads = config.num_heads
-        self._scale = softmax_scale(mla.qk_head_dim, config.rope)
-        self._expansion = MlaExpansion(weights.kv_b, config.num_heads, mla.qk_nope_head_dim, mla.v_head_dim)
-        by_head = weights.kv_b.view(mla.kv_lora_rank, config.num_heads, -1)
-        keys, values = torch.split(by_head, [mla.qk_nope_head_dim, mla.v_head_dim], -1)
-        self._absorb_keys = keys.permute(1, 2, 0).contiguous()
-        """[heads, nope, kv_lora_rank]"""
-        self._absorb_values = values.transpose(0, 1).contiguous()
-        """[heads, kv_lora_rank, v]"""
-        self._query_width = weights.first.shape[1] - mla.latent_dim
+    def __init__(self, layer: MlaLayer, expansion: MlaExpansion) -> None:
+        self._layer = layer
+        self._expansion = expansion
 
     def prefill(self, x: Tensor, pool: Tensor, step: PrefillStep, layer: int) -> Tensor:
         """Write the chunk's KV and attend."""
@@ -137,7 +128,7 @@ class MlaAttention:
 
     def enter(self, x: Tensor, pool: Tensor, turns: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Queries [tokens, heads, qk_head_dim] and cache entries [tokens, latent_dim], now in the cache."""
-        q, entries = self._project(x, turns)
+        q, entries = mla_project(x, self._layer, turns)
         write_rows(pool, rows, entries)
         return q, entries
 
@@ -148,8 +139,8 @@ class MlaAttention:
         turns  [tokens, dim / 2] complex64
         slots  [tokens] int64
         """
-        entries = multiply(x, self._weights.first)[:, self._query_width :]
-        self._finish_entries(entries, turns)
+        entries = multiply(x, self._layer.first)[:, self._layer.query_width :]
+        mla_finish(entries, self._layer, turns)
         write_rows(pool, mla_token_rows(slots, pool.shape[1], pool.shape[2])[layer], entries)
 
     def attend_prompts(self, q: Tensor, new: Tensor, pool: Tensor, step: PrefillStep, layer: int) -> Tensor:
@@ -161,50 +152,22 @@ class MlaAttention:
             query_starts=step.query_starts,
             context_rows=step.context_rows_of(layer),
             expansion=self._expansion,
-            scale=self._scale,
+            scale=self._layer.scale,
         )
 
     def leave(self, attended: Tensor) -> Tensor:
         """Project what heads have attended to."""
-        return multiply(attended, self._weights.out)
+        return multiply(attended, self._layer.out)
 
     def decode(self, x: Tensor, pool: Tensor, step: DecodeStep | PagedStep, layer: int) -> Tensor:
         """Write the tokens' KV and attend."""
-        q, entries = self.enter(x, pool, step.turns, step.token_rows[layer])
-        nope = self._mla.qk_nope_head_dim
-        absorbed = torch.bmm(q[..., :nope].transpose(0, 1), self._absorb_keys).transpose(0, 1)
-        attended = self._attend(torch.cat((absorbed, q[..., nope:]), -1), entries, pool, step, layer)
-        values = torch.bmm(attended.transpose(0, 1), self._absorb_values)
-        return self.leave(values.transpose(0, 1).flatten(1))
-
-    def _attend(
-        self, q: Tensor, entries: Tensor, pool: Tensor, step: DecodeStep | PagedStep, layer: int
-    ) -> Tensor:
-        """Absorbed queries [B, heads, latent_dim] to mixed latents [B, heads, kv_lora_rank]."""
-        rank, scale = self._mla.kv_lora_rank, self._scale
         if isinstance(step, PagedStep):
-            return mla_paged_decode(q, pool, layer, step.tables, step.lengths, rank=rank, scale=scale)
+            return mla_decode_layer(x, pool, self._layer, step.rows_of(layer))
+        q, entries = self.enter(x, pool, step.turns, step.token_rows[layer])
         step.note(layer, entries)
+        rank, scale = self._expansion.weight.shape[0], self._layer.scale
 
         def attend(latent_q: Tensor, group: DecodeGroup) -> Tensor:
             return mla_decode_attention(latent_q, group.read(layer)[0], group.mask, rank=rank, scale=scale)
 
-        return step.attend(q, attend)
-
-    def _project(self, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries [tokens, heads, qk_head_dim] and cache entries [tokens, latent_dim], both rotated."""
-        weights = self._weights
-        first = multiply(x, weights.first)
-        q, entries = first[:, : self._query_width], first[:, self._query_width :]
-        if weights.q_norm is not None and weights.q_b is not None:
-            q = multiply(rms_norm(q, weights.q_norm, LATENT_NORM_EPS), weights.q_b)
-        q = q.view(x.shape[0], self._heads, -1)
-        self._finish_entries(entries, turns)
-        rope_interleaved_(q[..., self._mla.qk_nope_head_dim :], turns.unsqueeze(1))
-        return q, entries
-
-    def _finish_entries(self, entries: Tensor, turns: Tensor) -> None:
-        """Normalise and rotate cache entries in place."""
-        rank = self._mla.kv_lora_rank
-        rms_norm_(entries[:, :rank], self._weights.kv_norm, LATENT_NORM_EPS)
-        rope_interleaved_(entries[:, rank:], turns)
+        return mla_expand(step.attend(mla_absorb(q, self._layer), attend), self._layer)

@@ -15,9 +15,8 @@ from typing import Generic, Protocol
 from torch import Tensor
 
 from .experts import ExpertWeights, experts_batched, experts_contiguous
-from .finalize import finalize_contiguous
 from .pair import Pending, Prepared, PrepareFinalize, Rows
-from .prepare import prepare_contiguous
+from .routed import routed_experts
 from .rows import ActivationFormat
 
 
@@ -51,8 +50,7 @@ class LocalMoe:
 
     def run(self, x: Tensor, ids: Tensor, weights: Tensor, experts: ExpertWeights) -> Tensor:
         """Prepare, run the experts, finalize: `[tokens, hidden]`."""
-        routed = prepare_contiguous(x, ids, experts.owned)
-        return finalize_contiguous(experts_contiguous(routed, experts), routed, weights)
+        return routed_experts(x, ids, weights, experts)
 
 
 @dataclass(frozen=True, slots=True)

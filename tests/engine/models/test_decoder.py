@@ -1,5 +1,7 @@
 """Every architecture computes what transformers computes, however prompts are packed, cut and shared."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor
 
 from baton.engine.models import Model, load_model
+from baton.kernels.by_device import references
 from support.checkpoint_files import Storage
 from support.checkpoints import MAKERS
 from support.driver import Driver
@@ -78,6 +81,13 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             for prompt, guess in zip(prompts, guesses, strict=True)
         ],
     )
+
+
+@pytest.fixture(autouse=True, params=["compiled", "in torch"])
+def form(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Operations as this machine has them, and as one without a compiler would."""
+    with references() if request.param == "in torch" else contextlib.nullcontext():
+        yield
 
 
 def test_the_oracle_says_something_that_a_wrong_model_would_not(case: Case) -> None:

@@ -1,0 +1,64 @@
+"""`gqa_decode_layer` of `gqa_layer.py` in C++."""
+
+import ctypes
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from . import gqa_layer as in_torch
+from .by_device import reference
+from .gqa_layer import GqaLayer
+from .mla_layer import PagedRows
+from .native.layers import FLOATS, are_dense, native_step, takes_step
+from .native.library import are_plain, function
+
+_LAYER = function("gqa_decode_layer", "pppppiip")
+
+
+class _Layer(ctypes.Structure):
+    """`GqaLayer` of `decode_layers.cpp`."""
+
+    _fields_ = (
+        *((name, FLOATS) for name in ("qkv", "qk_norm", "out")),
+        *((name, ctypes.c_int64) for name in ("hidden", "heads", "kv_heads", "dim")),
+        ("eps", ctypes.c_double),
+        ("scale", ctypes.c_double),
+    )
+
+
+_DESCRIBED: WeakKeyDictionary[GqaLayer, _Layer | None] = WeakKeyDictionary()
+"""None where a weight is not taken"""
+
+
+def gqa_decode_layer(x: Tensor, pool: Tensor, layer: GqaLayer, step: PagedRows) -> Tensor:
+    """Write the tokens' KV and attend."""
+    if layer not in _DESCRIBED:
+        _DESCRIBED[layer] = _describe(layer)
+    described = _DESCRIBED[layer]
+    if described is None or not (are_plain(x, pool) and x.is_contiguous() and takes_step(step)):
+        return reference(in_torch.gqa_decode_layer)(x, pool, layer, step)
+    out = torch.empty_like(x)
+    blocks = pool.stride()
+    _LAYER(
+        ctypes.addressof(described),
+        ctypes.addressof(pointed := native_step(step)),
+        x.data_ptr(),
+        pool.data_ptr(),
+        pool.data_ptr() + step.layer * blocks[1] * 4,
+        blocks[0],
+        pool.shape[4],
+        out.data_ptr(),
+    )
+    del pointed
+    return out
+
+
+def _describe(layer: GqaLayer) -> _Layer | None:
+    given = [layer.qkv, layer.qk_norm, layer.out]
+    weights = [weight for weight in given if isinstance(weight, Tensor)]
+    if len(weights) < len(given) or not are_dense(*weights):
+        return None
+    addresses = [weight.data_ptr() for weight in weights]
+    sizes = (layer.qkv.shape[0], layer.heads, layer.kv_heads, layer.qk_norm.shape[1])
+    return _Layer(*addresses, *sizes, layer.eps, layer.scale)

@@ -1,0 +1,67 @@
+"""`mla_decode_layer` of `mla_layer.py` in C++."""
+
+import ctypes
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from . import mla_layer as in_torch
+from .by_device import reference
+from .mla_layer import MlaLayer, PagedRows
+from .native.layers import FLOATS, are_dense, native_step, takes_step
+from .native.library import are_plain, function
+
+_LAYER = function("mla_decode_layer", "pppppiip")
+_MATRICES = ("first", "q_norm", "q_b", "kv_norm", "absorb_keys", "absorb_values", "out")
+_SIZES = ("hidden", "query_width", "heads", "nope", "rank", "rope", "v")
+
+
+class _Layer(ctypes.Structure):
+    """`MlaLayer` of `decode_layers.cpp`."""
+
+    _fields_ = (
+        *((name, FLOATS) for name in _MATRICES),
+        *((name, ctypes.c_int64) for name in _SIZES),
+        ("eps", ctypes.c_double),
+        ("scale", ctypes.c_double),
+    )
+
+
+_DESCRIBED: WeakKeyDictionary[MlaLayer, _Layer | None] = WeakKeyDictionary()
+"""None where a weight is not taken"""
+
+
+def mla_decode_layer(x: Tensor, pool: Tensor, layer: MlaLayer, step: PagedRows) -> Tensor:
+    """Write the tokens' KV and attend."""
+    if layer not in _DESCRIBED:
+        _DESCRIBED[layer] = _describe(layer)
+    described = _DESCRIBED[layer]
+    if described is None or not (are_plain(x, pool) and x.is_contiguous() and takes_step(step)):
+        return reference(in_torch.mla_decode_layer)(x, pool, layer, step)
+    out = torch.empty_like(x)
+    blocks = pool.stride()
+    _LAYER(
+        ctypes.addressof(described),
+        ctypes.addressof(pointed := native_step(step)),
+        x.data_ptr(),
+        pool.data_ptr(),
+        pool.data_ptr() + step.layer * blocks[1] * 4,
+        blocks[0],
+        pool.shape[2],
+        out.data_ptr(),
+    )
+    del pointed
+    return out
+
+
+def _describe(layer: MlaLayer) -> _Layer | None:
+    given = [layer.first, layer.q_norm, layer.q_b, layer.kv_norm]
+    given += [layer.absorb_keys, layer.absorb_values, layer.out]
+    weights = [weight for weight in given if isinstance(weight, Tensor)]
+    if len(weights) + given.count(None) < len(given) or not are_dense(*weights):
+        return None
+    heads, nope, rank = layer.absorb_keys.shape
+    sizes = (layer.first.shape[0], layer.query_width, heads, nope, rank, layer.latent_dim - rank)
+    addresses = [weight.data_ptr() if isinstance(weight, Tensor) else None for weight in given]
+    return _Layer(*addresses, *sizes, layer.absorb_values.shape[2], layer.eps, layer.scale)

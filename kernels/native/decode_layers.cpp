@@ -1,0 +1,125 @@
+// Attention of a layer for one token a sequence, from the normalised input to the output projection: what comes
+// between the products stays in the caches, and Python is asked once. Rows are few, weights are read once.
+
+#include <memory>
+
+#include "paged_decode.h"
+#include "product.h"
+#include "rows.h"
+
+struct Step {
+    const int64_t *token_rows;  // of the pool, what each token's KV is written to
+    const float *turns;         // [batch, pairs] complex
+    const int32_t *tables;
+    const int32_t *lengths;
+    int64_t table_stride, batch, threads;
+};
+
+struct MlaLayer {
+    const float *first, *q_norm, *q_b, *kv_norm;  // q_norm and q_b null without a query rank
+    const float *absorb_keys, *absorb_values;     // [heads, nope, rank], [heads, rank, v]
+    const float *out;
+    int64_t hidden, query_width, heads, nope, rank, rope, v;
+    double eps, scale;
+};
+
+struct GqaLayer {
+    const float *qkv, *qk_norm, *out;
+    int64_t hidden, heads, kv_heads, dim;
+    double eps, scale;
+};
+
+// x and out [batch, hidden] dense; pool: the first block's latents of this layer
+extern "C" void mla_decode_layer(const MlaLayer *layer, const Step *step, const float *x, float *pool, float *place,
+                                 int64_t block_stride, int64_t block_tokens, float *out) {
+    const MlaLayer &own = *layer;
+    const int64_t batch = step->batch, threads = step->threads, heads = own.heads, width = own.rank + own.rope;
+    const int64_t qk = own.nope + own.rope, queries = heads * qk, wide = own.query_width + width;
+    const float eps = static_cast<float>(own.eps);
+    const std::unique_ptr<float[]> room(
+        new float[batch * (wide + own.query_width + queries + heads * (width + own.rank + own.v))]);
+    float *first = room.get(), *normed = first + batch * wide, *q = normed + batch * own.query_width;
+    float *absorbed = q + batch * queries, *mixed = absorbed + batch * heads * width;
+    float *values = mixed + batch * heads * own.rank;
+    const paged::Shape shape{batch, 1, heads, width, own.rank, heads * width, 0};
+    const paged::Cache cache{place, place, block_stride, width, block_tokens};
+#pragma omp parallel num_threads(static_cast<int>(threads)) if (threads > 1)
+    {
+        shared_product(x, own.hidden, {own.first, own.hidden, wide}, first, batch, threads);
+#pragma omp for
+        for (int64_t row = 0; row < batch; row++) {
+            float *entry = first + row * wide + own.query_width;
+            normalise(entry, own.kv_norm, entry, own.rank, eps);
+            turn_interleaved(entry + own.rank, step->turns + row * own.rope, own.rope / 2);
+            std::memcpy(pool + step->token_rows[row] * width, entry, width * sizeof(float));
+            if (own.q_norm)
+                normalise(first + row * wide, own.q_norm, normed + row * own.query_width, own.query_width, eps);
+            else
+                std::memcpy(q + row * queries, first + row * wide, queries * sizeof(float));
+        }
+        if (own.q_norm) shared_product(normed, own.query_width, {own.q_b, own.query_width, queries}, q, batch, threads);
+#pragma omp for
+        for (int64_t row = 0; row < batch; row++)
+            for (int64_t head = 0; head < heads; head++) {
+                float *turned = q + row * queries + head * qk + own.nope;
+                turn_interleaved(turned, step->turns + row * own.rope, own.rope / 2);
+                std::memcpy(absorbed + (row * heads + head) * width + own.rank, turned, own.rope * sizeof(float));
+            }
+        for (int64_t head = 0; head < heads; head++)
+            shared_product({q + head * qk, queries}, {own.absorb_keys + head * own.nope * own.rank, own.rank},
+                           absorbed + head * width, heads * width, batch, own.rank, own.nope, threads);
+        paged::decode(absorbed, shape, cache, step->tables, step->table_stride, step->lengths,
+                      static_cast<float>(own.scale), mixed);
+        for (int64_t head = 0; head < heads; head++)
+            shared_product({mixed + head * own.rank, heads * own.rank},
+                           {own.absorb_values + head * own.rank * own.v, own.v}, values + head * own.v, heads * own.v,
+                           batch, own.v, own.rank, threads);
+        shared_product(values, heads * own.v, {own.out, heads * own.v, own.hidden}, out, batch, threads);
+    }
+}
+
+// The same for keys and values by head; place: the first block's keys of this layer, values behind all keys.
+// token_rows [batch, 2 * kv_heads] are rows of `dim` values.
+extern "C" void gqa_decode_layer(const GqaLayer *layer, const Step *step, const float *x, float *pool, float *place,
+                                 int64_t block_stride, int64_t block_tokens, float *out) {
+    const GqaLayer &own = *layer;
+    const int64_t batch = step->batch, threads = step->threads, dim = own.dim, kv = 2 * own.kv_heads;
+    const int64_t turned = own.heads + own.kv_heads, wide = (own.heads + kv) * dim, head_stride = block_tokens * dim;
+    const std::unique_ptr<float[]> room(new float[batch * (wide + own.heads * dim)]);
+    float *qkv = room.get(), *mixed = qkv + batch * wide;
+    const paged::Shape shape{batch, own.kv_heads, own.heads / own.kv_heads, dim, dim, wide, head_stride};
+    const paged::Cache cache{place, place + own.kv_heads * head_stride, block_stride, dim, block_tokens};
+#pragma omp parallel num_threads(static_cast<int>(threads)) if (threads > 1)
+    {
+        shared_product(x, own.hidden, {own.qkv, own.hidden, wide}, qkv, batch, threads);
+#pragma omp for
+        for (int64_t row = 0; row < batch; row++) {
+            float *own_row = qkv + row * wide;
+            for (int64_t head = 0; head < turned; head++) {
+                float *values = own_row + head * dim;
+                normalise(values, own.qk_norm + head * dim, values, dim, static_cast<float>(own.eps));
+                turn_halves(values, step->turns + row * dim, dim / 2);
+            }
+            for (int64_t plane = 0; plane < kv; plane++)
+                std::memcpy(pool + step->token_rows[row * kv + plane] * dim, own_row + (own.heads + plane) * dim,
+                            dim * sizeof(float));
+        }
+        paged::decode(qkv, shape, cache, step->tables, step->table_stride, step->lengths,
+                      static_cast<float>(own.scale), mixed);
+        shared_product(mixed, own.heads * dim, {own.out, own.heads * dim, own.hidden}, out, batch, threads);
+    }
+}
+
+// Attention alone.
+// q [batch, kv_heads, group, width], out [batch, kv_heads, group, value_width], both dense;
+// tables [batch, table_stride], lengths [batch]; strides in values
+extern "C" void paged_decode(const float *q, const float *keys, const float *values, int64_t block_stride,
+                             int64_t head_stride, int64_t token_stride, int64_t block_tokens, const int32_t *tables,
+                             int64_t table_stride, const int32_t *lengths, int64_t batch, int64_t kv_heads,
+                             int64_t group, int64_t width, int64_t value_width, float factor, float *out,
+                             int64_t threads) {
+    const paged::Shape shape{batch, kv_heads, group, width, value_width, kv_heads * group * width, head_stride};
+    const paged::Cache pool{keys, values, block_stride, token_stride, block_tokens};
+#pragma omp parallel num_threads(static_cast<int>(threads)) if (threads > 1)
+    paged::decode(q, shape, pool, tables, table_stride, lengths, factor, out);
+}
