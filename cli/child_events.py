@@ -24,6 +24,16 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="r
     """The process does its work from now on."""
 
 
+class Left(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="left"):
+    """A rank has left its group, which goes on without it, and ends."""
+
+
+class Stays(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="stays"):
+    """A rank that was to leave its group serves on."""
+
+    message: str
+
+
 class Fatal(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="fatal"):
     """The process cannot start or go on, and ends."""
 
@@ -36,9 +46,11 @@ class Other(msgspec.Struct, frozen=True, kw_only=True):
     event: str
 
 
-ChildEvent = Loading | Listening | Ready | Fatal | Other
+ChildEvent = Loading | Listening | Ready | Left | Stays | Fatal | Other
 
-_decoder: msgspec.json.Decoder[ChildEvent] = msgspec.json.Decoder(Loading | Listening | Ready | Fatal)
+_decoder: msgspec.json.Decoder[ChildEvent] = msgspec.json.Decoder(
+    Loading | Listening | Ready | Left | Stays | Fatal
+)
 _other_decoder = msgspec.json.Decoder(Other)
 
 

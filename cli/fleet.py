@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from .fleet_messages import Address, ChildKind
+from .rank_groups import RankPlace
 
 LOOPBACK = "127.0.0.1"
 # -P: the working directory stays off the import path, where folders named like packages may lie.
@@ -42,15 +43,43 @@ class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
         decode = {f"decode-{index}": ChildKind.DECODE for index in range(self.decode)}
         return prefill | decode
 
+    @property
+    def groups(self) -> dict[int, list[str]]:
+        """Names of the workers of each group of ranks, by its port."""
+        found: dict[int, list[str]] = {}
+        for kind, ports in self.group_ports.items():
+            names = [name for name, its_kind in self.workers.items() if its_kind is kind]
+            size = len(names) // len(ports)
+            found |= {port: names[at * size : (at + 1) * size] for at, port in enumerate(ports)}
+        return found
 
-def worker_command(plan: FleetPlan, name: str, address: Address | None, parent_pid: int) -> list[str]:
-    """Return the command line of worker `name`: on its old `address`, else on a free loopback port."""
+
+def kind_of(name: str) -> ChildKind:
+    """Return what a worker is by its name, such as `decode-3`."""
+    return ChildKind(name.rpartition("-")[0])
+
+
+def worker_command(
+    plan: FleetPlan,
+    name: str,
+    address: Address | None,
+    parent_pid: int,
+    *,
+    place: RankPlace | None = None,
+    join: Address | None = None,
+) -> list[str]:
+    """Return the command line of worker `name`: on its old `address`, else on a free loopback port.
+
+    place  of one that is a rank
+    join   a worker whose ranks it joins; they tell it how ranks are set here
+    """
     host, port = (address.host, address.port) if address else (LOOPBACK, 0)
     return [
-        *(*plan.launcher, plan.workers[name].value, *_common(host, port, parent_pid)),
+        *(*plan.launcher, kind_of(name).value, *_common(host, port, parent_pid)),
         *("--name", name, "--model", plan.model, "--served-model-name", plan.served_model_name),
         *plan.worker_flags,
-        *_rank_flags(plan, name),
+        *([] if place is None else _rank_flags(place)),
+        *([] if join is None else ["--set", "ranks=null", "--join", join.url]),
     ]
 
 
@@ -61,14 +90,14 @@ def proxy_command(plan: FleetPlan, address: Address | None, config_file: str, pa
     return [*plan.launcher, "proxy", *common, "--config", config_file, *plan.proxy_flags]
 
 
-def proxy_settings(plan: FleetPlan, workers: Mapping[str, Address]) -> dict[str, object]:
+def proxy_settings(workers: Mapping[str, Address]) -> dict[str, object]:
     """Return the settings file of the proxy: the fleet, as far as it is known by address."""
-    return {
-        "workers": [
-            {"name": name, "role": plan.workers[name].value, "url": address.url}
-            for name, address in workers.items()
-        ]
-    }
+    return {"workers": [worker_entry(name, address) for name, address in workers.items()]}
+
+
+def worker_entry(name: str, address: Address) -> dict[str, str]:
+    """Return what the proxy is told of a worker."""
+    return {"name": name, "role": kind_of(name).value, "url": address.url}
 
 
 def pairs_text(plan: FleetPlan) -> str:
@@ -96,15 +125,8 @@ def demo_request(plan: FleetPlan, address: Address) -> str:
     )
 
 
-def _rank_flags(plan: FleetPlan, name: str) -> list[str]:
-    kind = plan.workers[name]
-    if kind not in plan.group_ports:
-        return []
-    ports = plan.group_ports[kind]
-    workers = [other for other, its_kind in plan.workers.items() if its_kind is kind]
-    size = len(workers) // len(ports)
-    group, rank = divmod(workers.index(name), size)
-    settings = {"rank": rank, "size": size, "port": ports[group]}
+def _rank_flags(place: RankPlace) -> list[str]:
+    settings = msgspec.structs.asdict(place)
     return [flag for key, value in settings.items() for flag in ("--set", f"ranks.{key}={value}")]
 
 

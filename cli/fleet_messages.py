@@ -6,6 +6,7 @@ import signal
 import msgspec
 
 from .child_events import ChildEvent, Loading
+from .rank_groups import RankPlace
 
 
 class ChildKind(enum.Enum):
@@ -67,7 +68,28 @@ class Ticked(msgspec.Struct, frozen=True, kw_only=True):
     """Time has passed."""
 
 
-Event = Said | Printed | Exited | ReadinessSeen | Interrupted | Ticked
+class AddRank(msgspec.Struct, frozen=True, kw_only=True):
+    """Someone wants one more rank in the group of worker `beside`."""
+
+    call: int
+    beside: str
+
+
+class RemoveRank(msgspec.Struct, frozen=True, kw_only=True):
+    """Someone wants worker `name` to leave its group."""
+
+    call: int
+    name: str
+
+
+class Unlisted(msgspec.Struct, frozen=True, kw_only=True):
+    """The proxy has forgotten a worker, or `problem` says why it has not."""
+
+    name: str
+    problem: str | None = None
+
+
+Event = Said | Printed | Exited | ReadinessSeen | Interrupted | Ticked | AddRank | RemoveRank | Unlisted
 
 
 # Commands ----------------------------------------------------------------------------------------
@@ -79,6 +101,10 @@ class Spawn(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     address: Address | None = None
     workers: dict[str, Address] = {}
+    place: RankPlace | None = None
+    """Of a worker that is a rank."""
+    join: Address | None = None
+    """A worker whose ranks it joins."""
 
 
 class Send(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +112,27 @@ class Send(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     signal: signal.Signals
+
+
+class List(msgspec.Struct, frozen=True, kw_only=True):
+    """Tell the proxy of a worker."""
+
+    name: str
+    address: Address
+
+
+class Unlist(msgspec.Struct, frozen=True, kw_only=True):
+    """Have the proxy drain and forget a worker, reporting `Unlisted`."""
+
+    name: str
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """Tell whoever wanted a change of ranks what has become of it."""
+
+    call: int
+    text: str
+    is_done: bool
 
 
 class WatchReadiness(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,6 +197,9 @@ class Finish(msgspec.Struct, frozen=True, kw_only=True):
 Command = (
     Spawn
     | Send
+    | List
+    | Unlist
+    | Answer
     | WatchReadiness
     | ShowLoading
     | ShowListening

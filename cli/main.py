@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn, TypeVar
 
 import typer
 
+from .ranks import app as ranks
 from .simulate import app as simulate
 
 T = TypeVar("T")
@@ -32,6 +33,10 @@ Overrides = Annotated[
 ]
 Host = Annotated[str | None, typer.Option(help="Address to listen on.")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0: a free one.")]
+Join = Annotated[str | None, typer.Option(metavar="URL", help="A worker whose serving ranks this one joins.")]
+MoeBackend = Annotated[
+    str | None, typer.Option(help="How tokens reach experts on other ranks, such as all_to_all.")
+]
 ParentPid = Annotated[int | None, typer.Option(hidden=True, help="End when this process, the parent, ends.")]
 
 
@@ -129,12 +134,8 @@ def worker(
     ranks: Annotated[int | None, typer.Option(help="How many workers share the experts.")] = None,
     rank_host: Annotated[str | None, typer.Option(help="Address of rank 0, the same for all ranks.")] = None,
     rank_port: Annotated[int | None, typer.Option(help="Where the ranks meet, the same for all.")] = None,
-    join: Annotated[
-        str | None, typer.Option(metavar="URL", help="A worker whose ranks this one joins while they serve.")
-    ] = None,
-    moe_backend: Annotated[
-        str | None, typer.Option(help="How tokens reach experts on other ranks, such as all_to_all.")
-    ] = None,
+    join: Join = None,
+    moe_backend: MoeBackend = None,
     transport: Annotated[str | None, typer.Option(help="How KV blocks travel: nixl, ucxx or socket.")] = None,
     kv_host: Annotated[str | None, typer.Option(help="Address the KV channel advertises.")] = None,
     kv_port: Annotated[int | None, typer.Option(help="Port of the KV channel; 0: a free one.")] = None,
@@ -214,6 +215,7 @@ def proxy(
 
 
 app.add_typer(simulate, name="simulate")
+app.add_typer(ranks, name="ranks")
 
 
 @app.command()

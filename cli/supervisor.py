@@ -9,25 +9,34 @@
     1. Workers start on free ports; each tells its address.
     2. Once all addresses are known the proxy starts with them, and its readiness is watched.
     3. While serving, a child that ends is started again on its address, after a pause that doubles.
-    4. An interrupt stops the proxy first, so that no request enters; then the workers.
+    4. Ranks join groups and leave them (`rank_changes.py`); one that has left is not started again.
+    5. An interrupt stops the proxy first, so that no request enters; then the workers.
 """
 
 import enum
 import signal
 from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .child_events import ChildEvent, Fatal, Listening, Loading, Other, Ready
+import msgspec
+
+from .child_events import ChildEvent, Fatal, Left, Listening, Loading, Other, Ready, Stays
+from .fleet import kind_of
 from .fleet_messages import (
+    AddRank,
     Address,
+    Answer,
     ChildKind,
     Command,
     Event,
     Exited,
     Finish,
     Interrupted,
+    List,
     Printed,
     ReadinessSeen,
+    RemoveRank,
     Said,
     Send,
     ShowFailure,
@@ -39,8 +48,11 @@ from .fleet_messages import (
     ShowServing,
     Spawn,
     Ticked,
+    Unlisted,
     WatchReadiness,
 )
+from .rank_changes import RankChanges, Stage
+from .rank_groups import RankGroups
 
 LAST_LINES = 12
 FIRST_PAUSE_S = 0.25
@@ -78,18 +90,31 @@ class _Child:
     started_at: float = 0.0
     restart_at: float = 0.0
     quick_ends: int = 0
+    has_left: bool = False
     fatal: str | None = None
     last_lines: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_LINES))
+
+    @property
+    def is_running(self) -> bool:
+        return self.state is ChildState.RUNNING
 
 
 class Supervisor:
     """Decides what happens to a fleet of one proxy and its workers."""
 
-    def __init__(self, workers: dict[str, ChildKind], *, drain_s: float) -> None:
+    def __init__(
+        self,
+        workers: dict[str, ChildKind],
+        *,
+        drain_s: float,
+        groups: Mapping[int, Sequence[str]] | None = None,
+    ) -> None:
+        """Take names and kinds of the workers, and the names of each group of ranks by its port."""
         self.state = FleetState.STARTING
         self._workers = [_Child(name, kind) for name, kind in workers.items()]
         self._proxy = _Child("proxy", ChildKind.PROXY)
         self._children = {child.name: child for child in [*self._workers, self._proxy]}
+        self._ranks = RankChanges(RankGroups(groups or {}))
         self._drain_s = drain_s
         self._interrupts = 0
         self._kill_at: float | None = None
@@ -116,6 +141,12 @@ class Supervisor:
                 return self._on_interrupt(now)
             case Ticked():
                 return self._on_tick(now)
+            case AddRank():
+                return self._on_add(event, now)
+            case RemoveRank():
+                return self._on_remove(event)
+            case Unlisted():
+                return self._on_unlisted(event)
 
     @property
     def wake_at(self) -> float | None:
@@ -131,7 +162,12 @@ class Supervisor:
             case Listening():
                 return self._on_listening(child, Address(event.host, event.port), now)
             case Ready():
-                return [ShowReady(name=child.name)]
+                return [ShowReady(name=child.name), *self._on_ready(child)]
+            case Left():
+                child.has_left = True
+                return []
+            case Stays():
+                return self._on_stays(child, event.message)
             case Fatal():
                 child.fatal = event.message
                 return []
@@ -164,6 +200,8 @@ class Supervisor:
         child.state = ChildState.WAITING
         reason = child.fatal or describe_exit(status)
         child.fatal = None
+        if child.has_left or self._ranks.stage(child.name) is not None:
+            return self._on_gone(child, reason)
         if self.state is FleetState.STARTING:
             return self._fail(child, reason, now)
         if self.state is FleetState.SERVING:
@@ -187,6 +225,70 @@ class Supervisor:
         child.restart_at = now + pause_s
         where = f" on port {child.address.port}" if child.address else ""
         return [ShowNote(text=f"{child.name} ended ({reason}); starting it again{where} in {pause_s:g} s")]
+
+    def _on_add(self, event: AddRank, now: float) -> list[Command]:
+        refusal = self._change_refusal(event.beside, leaves=False)
+        if refusal is not None:
+            return [Answer(call=event.call, text=refusal, is_done=False)]
+        kind = kind_of(event.beside)
+        number = 1 + max(int(each.name.rpartition("-")[2]) for each in self._workers if each.kind is kind)
+        child = _Child(f"{kind.value}-{number}", kind)
+        self._workers.append(child)
+        self._children[child.name] = child
+        self._ranks.begin_join(event.call, child.name, event.beside)
+        note = ShowNote(text=f"{child.name} is to join the ranks of {event.beside}")
+        spawn = self._spawn(child, now)
+        return [note, msgspec.structs.replace(spawn, join=self._children[event.beside].address)]
+
+    def _on_remove(self, event: RemoveRank) -> list[Command]:
+        refusal = self._change_refusal(event.name, leaves=True)
+        if refusal is not None:
+            return [Answer(call=event.call, text=refusal, is_done=False)]
+        note = ShowNote(text=f"{event.name} is to leave its ranks, once the proxy needs it no longer")
+        return [note, *self._ranks.begin_leave(event.call, event.name)]
+
+    def _change_refusal(self, name: str, *, leaves: bool) -> str | None:
+        child = self._children.get(name)
+        if self.state is not FleetState.SERVING:
+            return f"the fleet is {self.state.value}"
+        if child is None or child is self._proxy:
+            return f"there is no worker {name}"
+        refusal = self._ranks.refusal(name, leaves=leaves)
+        if refusal is None and any(not each.is_running for each in self._mates(name)):
+            return f"the group of {name} is starting again"
+        return refusal
+
+    def _on_ready(self, child: _Child) -> list[Command]:
+        """Count a newcomer in, unless those it joined have ended since: then it ends, too."""
+        if self._ranks.stage(child.name) is not Stage.JOINING or child.address is None:
+            return []
+        if any(not each.is_running or each.started_at > child.started_at for each in self._mates(child.name)):
+            return []
+        return self._ranks.on_joined(List(name=child.name, address=child.address))
+
+    def _on_unlisted(self, event: Unlisted) -> list[Command]:
+        if self._ranks.stage(event.name) is not Stage.UNLISTING:
+            return []
+        commands = self._ranks.on_unlisted(event.problem)
+        if event.problem is not None or self.state is not FleetState.SERVING:
+            return commands
+        return [*commands, Send(name=event.name, signal=signal.SIGUSR1)]
+
+    def _on_stays(self, child: _Child, reason: str) -> list[Command]:
+        if self.state is FleetState.DRAINING:
+            return [Send(name=child.name, signal=signal.SIGTERM)]
+        if self._ranks.stage(child.name) is None or child.address is None:
+            return [ShowNote(text=f"{child.name} stays: {reason}")]
+        return self._ranks.on_stays(reason, [List(name=child.name, address=child.address)])
+
+    def _on_gone(self, child: _Child, reason: str) -> list[Command]:
+        self._workers.remove(child)
+        del self._children[child.name]
+        commands = self._ranks.on_gone(child.name, None if child.has_left else reason)
+        return commands if self.state is FleetState.SERVING else [*commands, *self._after_drain_step(child)]
+
+    def _mates(self, name: str) -> list[_Child]:
+        return [self._children[mate] for mate in self._ranks.mates(name)]
 
     def _on_interrupt(self, now: float) -> list[Command]:
         self._interrupts += 1
@@ -219,8 +321,14 @@ class Supervisor:
         child.state = ChildState.RUNNING
         child.started_at = now
         child.last_lines.clear()
-        workers = {worker.name: worker.address for worker in self._workers if worker.address is not None}
-        return Spawn(name=child.name, address=child.address, workers=workers if child is self._proxy else {})
+        if child is self._proxy:
+            return Spawn(name=child.name, address=child.address, workers=self._listed())
+        return Spawn(name=child.name, address=child.address, place=self._ranks.place(child.name))
+
+    def _listed(self) -> dict[str, Address]:
+        """The workers that the proxy should know."""
+        known = [worker for worker in self._workers if self._ranks.stage(worker.name) is None]
+        return {worker.name: worker.address for worker in known if worker.address is not None}
 
     def _stop_next(self) -> list[Command]:
         if self._proxy.state is ChildState.RUNNING:
@@ -228,7 +336,9 @@ class Supervisor:
         return self._stop_running()
 
     def _stop_running(self) -> list[Command]:
-        return [Send(name=child.name, signal=signal.SIGTERM) for child in self._running()]
+        leaving = [child for child in self._running() if self._ranks.stage(child.name) is Stage.LEAVING]
+        stopped = [child for child in self._running() if child not in leaving]  # those end by themselves
+        return [Send(name=child.name, signal=signal.SIGTERM) for child in stopped]
 
     def _kill_running(self) -> list[Command]:
         return [Send(name=child.name, signal=signal.SIGKILL) for child in self._running()]

@@ -5,10 +5,13 @@ follows from all that is decided in `supervisor.py`.
 """
 
 import asyncio
+import contextlib
 import os
+import secrets
 import signal
 import tempfile
 import time
+from collections.abc import Coroutine
 from pathlib import Path
 
 import aiohttp
@@ -16,13 +19,26 @@ import msgspec
 import yaml
 
 from .children import ChildProcess
-from .fleet import POLICY, FleetPlan, demo_request, pairs_text, proxy_command, proxy_settings, worker_command
+from .fleet import (
+    POLICY,
+    FleetPlan,
+    demo_request,
+    pairs_text,
+    proxy_command,
+    proxy_settings,
+    worker_command,
+    worker_entry,
+)
+from .fleet_control import FleetControl, FleetControlError
 from .fleet_messages import (
     Address,
+    Answer,
+    ChildKind,
     Command,
     Event,
     Finish,
     Interrupted,
+    List,
     ReadinessSeen,
     Send,
     ShowFailure,
@@ -34,8 +50,11 @@ from .fleet_messages import (
     ShowServing,
     Spawn,
     Ticked,
+    Unlist,
+    Unlisted,
     WatchReadiness,
 )
+from .proxy_admin import ProxyAdmin
 from .screen import Screen
 from .supervisor import Supervisor
 
@@ -52,7 +71,7 @@ def up(plan: FleetPlan, screen: Screen, *, drain_s: float) -> int:
 
 async def run_fleet(plan: FleetPlan, screen: Screen, folder: Path, *, drain_s: float) -> int:
     """Do the work of `up`; the proxy's settings and its policy are written into `folder`."""
-    supervisor = Supervisor(plan.workers, drain_s=drain_s + EXIT_GRACE_S)
+    supervisor = Supervisor(plan.workers, drain_s=drain_s + EXIT_GRACE_S, groups=plan.groups)
     async with asyncio.TaskGroup() as tasks:
         shell = _Shell(plan, screen, tasks, folder)
         status = await shell.follow(supervisor)
@@ -72,7 +91,12 @@ class _Shell:
         self._policy_file = folder / "policy.yaml"
         self._inbox: asyncio.Queue[Event] = asyncio.Queue()
         self._processes: dict[str, ChildProcess] = {}
-        self._watch: asyncio.Task[None] | None = None
+        self._watching: list[asyncio.Task[None]] = []
+        self._control = FleetControl(self._inbox.put_nowait)
+        self._token_file = folder / "admin_token"
+        self._token = secrets.token_hex(16)
+        self._admin = ProxyAdmin(self._token)
+        self._proxy: Address | None = None
 
     async def follow(self, supervisor: Supervisor) -> int:
         """Feed the supervisor until it says `Finish`; return its status."""
@@ -90,8 +114,8 @@ class _Shell:
 
     def close(self) -> None:
         """End what may still be watching."""
-        if self._watch is not None:
-            self._watch.cancel()
+        for task in self._watching:
+            task.cancel()
 
     async def _next_event(self, wake_at: float | None) -> Event:
         timeout_s = None if wake_at is None else max(wake_at - time.monotonic(), 0.0)
@@ -108,17 +132,28 @@ class _Shell:
             case Send():
                 self._processes[command.name].send(command.signal)
             case WatchReadiness():
-                self._watch = self._tasks.create_task(
-                    self._watch_readiness(command.address), name="readiness"
-                )
+                self._begin(self._watch_readiness(command.address), "readiness")
+            case List():
+                self._begin(self._list(command), f"list {command.name}")
+            case Unlist():
+                self._begin(self._unlist(command), f"unlist {command.name}")
+            case Answer():
+                self._screen.note(command.text)
+                self._control.answer(command)
             case _:
                 self._show(command)
+
+    def _begin(self, work: Coroutine[None, None, None], name: str) -> None:
+        self._watching = [task for task in self._watching if not task.done()]
+        self._watching.append(self._tasks.create_task(work, name=name))
 
     def _show(self, command: Command) -> None:
         match command:
             case ShowLoading():
                 self._screen.loading(command.name, command.progress)
             case ShowListening():
+                if command.name == ChildKind.PROXY.value:
+                    self._proxy = command.address
                 self._screen.listening(command.name, command.address)
             case ShowReady():
                 self._screen.ready(command.name)
@@ -129,27 +164,56 @@ class _Shell:
             case ShowFailure():
                 self._screen.failure(command)
             case ShowServing():
-                curl = demo_request(self._plan, command.address)
-                self._screen.serving(pairs_text(self._plan), command.address, curl)
+                self._begin(self._serve_operators(command.address), "operators")
             case _:
                 raise AssertionError(f"not a command to show: {command}")
 
     def _spawn(self, command: Spawn) -> None:
         name = command.name
-        if name in self._plan.workers:
-            arguments = worker_command(self._plan, name, command.address, os.getpid())
-        else:
+        if name == ChildKind.PROXY.value:
             arguments = proxy_command(self._plan, command.address, str(self._proxy_file), os.getpid())
+        else:
+            arguments = worker_command(
+                self._plan, name, command.address, os.getpid(), place=command.place, join=command.join
+            )
         process = ChildProcess(name, arguments, self._inbox.put_nowait)
         self._processes[name] = process
         self._tasks.create_task(self._run(process, command), name=name)
 
     async def _run(self, process: ChildProcess, command: Spawn) -> None:
         if command.workers:
-            settings = proxy_settings(self._plan, command.workers) | {"policy": str(self._policy_file)}
+            await asyncio.to_thread(
+                self._token_file.write_text, self._token
+            )  # in a folder of this user alone
+            settings = proxy_settings(command.workers) | {
+                "policy": str(self._policy_file),
+                "admin_token_file": str(self._token_file),
+            }
             for file, content in ((self._policy_file, POLICY), (self._proxy_file, settings)):
                 await asyncio.to_thread(file.write_text, yaml.safe_dump(content))
         await process.run(lambda pid: self._screen.started(command.name, pid))
+
+    async def _serve_operators(self, address: Address) -> None:
+        """Say that the fleet serves once it can be asked for changes, and hear them until cancelled."""
+        async with contextlib.AsyncExitStack() as open_parts:
+            try:
+                await open_parts.enter_async_context(self._control.serving(address.port))
+            except (FleetControlError, OSError) as error:
+                self._screen.note(f"`baton ranks` will not reach this fleet: {error}")
+            curl = demo_request(self._plan, address)
+            self._screen.serving(pairs_text(self._plan), address, curl)
+            await asyncio.get_running_loop().create_future()
+
+    async def _list(self, command: List) -> None:
+        assert self._proxy is not None
+        problem = await self._admin.add(self._proxy, worker_entry(command.name, command.address))
+        if problem is not None:
+            self._screen.note(f"{command.name} gets no requests: {problem}")
+
+    async def _unlist(self, command: Unlist) -> None:
+        assert self._proxy is not None
+        problem = await self._admin.remove(self._proxy, command.name)
+        self._inbox.put_nowait(Unlisted(name=command.name, problem=problem))
 
     async def _watch_readiness(self, address: Address) -> None:
         async with aiohttp.ClientSession() as session:

@@ -14,6 +14,7 @@ from baton.cli.fleet import (
     worker_command,
 )
 from baton.cli.fleet_messages import Address, ChildKind
+from baton.cli.rank_groups import RankGroups
 
 PLAN = FleetPlan(
     model="/models/m",
@@ -43,20 +44,34 @@ def test_a_new_worker_takes_a_free_loopback_port() -> None:
     )
 
 
+def started(plan: FleetPlan, name: str) -> list[str]:
+    return worker_command(plan, name, None, parent_pid=7, place=RankGroups(plan.groups).place(name))
+
+
 def test_ranks_of_a_group_are_told_their_number_and_where_to_meet() -> None:
     plan = msgspec.structs.replace(PLAN, group_ports={ChildKind.PREFILL: (4100,)})
 
-    assert worker_command(plan, "prefill-1", None, parent_pid=7)[-6:] == shlex.split(
+    assert started(plan, "prefill-1")[-6:] == shlex.split(
         "--set ranks.rank=1 --set ranks.size=2 --set ranks.port=4100"
     )
-    assert "ranks.rank=0" not in worker_command(plan, "decode-0", None, parent_pid=7)
+    assert "ranks.rank=0" not in started(plan, "decode-0")
 
 
 def test_ranks_of_different_groups_meet_in_different_places() -> None:
     plan = msgspec.structs.replace(PLAN, prefill=4, group_ports={ChildKind.PREFILL: (4100, 4200)})
 
-    assert worker_command(plan, "prefill-2", None, parent_pid=7)[-6:] == shlex.split(
+    assert started(plan, "prefill-2")[-6:] == shlex.split(
         "--set ranks.rank=0 --set ranks.size=2 --set ranks.port=4200"
+    )
+
+
+def test_a_newcomer_is_told_whom_to_join_and_leaves_the_rest_to_them() -> None:
+    plan = msgspec.structs.replace(PLAN, worker_flags=("--set", "ranks.redundant_experts=2"))
+
+    command = worker_command(plan, "decode-1", None, parent_pid=7, join=Address("127.0.0.1", 42))
+
+    assert command[-6:] == shlex.split(
+        "--set ranks.redundant_experts=2 --set ranks=null --join http://127.0.0.1:42"
     )
 
 
@@ -73,9 +88,7 @@ def test_the_proxy_listens_where_it_was_asked_to() -> None:
 
 
 def test_the_proxy_is_told_every_worker() -> None:
-    settings = proxy_settings(
-        PLAN, {"prefill-0": Address("127.0.0.1", 41), "decode-0": Address("127.0.0.1", 42)}
-    )
+    settings = proxy_settings({"prefill-0": Address("127.0.0.1", 41), "decode-0": Address("127.0.0.1", 42)})
 
     assert settings == {
         "workers": [
