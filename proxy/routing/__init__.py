@@ -20,5 +20,6 @@ Who may begin
 What happens to a request
     life.py             one request from its first leg to its last byte: events in, commands out
     ledger.py, ids.py   every KV hand-over has one owner; no two requests in flight share an id
+    books.py            what is in flight on each worker
     router.py           the above, tied together for one proxy
 """

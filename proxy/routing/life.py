@@ -17,6 +17,7 @@ import enum
 
 import msgspec
 
+from .books import decode_done, prefill_done
 from .fleet import Worker
 from .ledger import HandoverEvent
 from .observer import Leg
@@ -297,7 +298,7 @@ class RequestLife:
             self.phase = Phase.DECODE
             return [SendDecode(decision.decode, self.wire_id, False)]
         tokens = self.request.prompt_tokens
-        self.router.ledger.create(self.wire_id, prefill=prefill.name, tokens=tokens, now=now)
+        self.router.ledger.create(self.wire_id, prefill=prefill.name, tokens=tokens)
         self._prefilling = self._kv_held = True
         if decision.decode.needs_partner:
             self.phase = Phase.BOTH
@@ -370,10 +371,10 @@ class RequestLife:
     def _leave_prefill(self, decision: Decision) -> None:
         if self._prefilling:
             self._prefilling = False
-            self.router.prefill_done(self.request, decision)
+            prefill_done(self.request, decision)
 
     def _leave_decode(self, decision: Decision) -> None:
-        self.router.decode_done(self.request, decision)
+        decode_done(self.request, decision)
         self.decision = None
 
     def _finish(self, outcome: Outcome) -> list[Command]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from .admission import Admission
 from .admission_config import AdmissionConfig
+from .books import book, decode_done, prefill_done
 from .fleet import Fleet
 from .ids import RequestIds
 from .ledger import Ledger
@@ -78,7 +79,7 @@ class Router:
         """Have the policy choose, and book the work on whom it chose: the next choice sees it."""
         decision = self._decide(request, now)
         if decision is not None:
-            self.book(request, decision)
+            book(request, decision)
             for observer in self.observers:
                 observer.dispatched(request, decision, now)
         return decision
@@ -95,14 +96,6 @@ class Router:
         finally:
             request.tried_decode = tried
 
-    def book(self, request: RequestView, decision: Decision) -> None:
-        """Count the request among the work of whom it was given to."""
-        decision.decode.decode_requests += 1
-        decision.decode.decode_tokens += request.prompt_tokens + request.output_tokens
-        if decision.prefill is not None:
-            decision.prefill.prefill_requests += 1
-            decision.prefill.prefill_tokens += request.prompt_tokens
-
     def failed(self, request: RequestView, leg: Leg, now: float) -> None:
         """Tell that a leg failed, before its first byte or after."""
         for observer in self.observers:
@@ -111,16 +104,5 @@ class Router:
     def unbook(self, request: RequestView, decision: Decision, now: float) -> None:
         """Take a choice that is not carried out off the books."""
         self.failed(request, Leg.DECODE, now)
-        self.prefill_done(request, decision)
-        self.decode_done(request, decision)
-
-    def prefill_done(self, request: RequestView, decision: Decision) -> None:
-        """Take the prefill leg off the books, if there was one: once for each choice."""
-        if decision.prefill is not None:
-            decision.prefill.prefill_requests -= 1
-            decision.prefill.prefill_tokens -= request.prompt_tokens
-
-    def decode_done(self, request: RequestView, decision: Decision) -> None:
-        """Take the decode leg off the books: once for each choice."""
-        decision.decode.decode_requests -= 1
-        decision.decode.decode_tokens -= request.prompt_tokens + request.output_tokens
+        prefill_done(request, decision)
+        decode_done(request, decision)

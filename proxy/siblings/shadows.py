@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
+from ..routing.books import book, decode_done, prefill_done
 from ..routing.life import Abort
 from ..routing.observer import Leg, Observer
 from ..routing.policy import Decision
@@ -101,7 +102,7 @@ class Shadows:
         )
         decision, ticket = Decision(decode, prefill), Ticket(request, _NO_TERMS)
         self._flights[event.flight] = _Shadow(ticket, decision, event.wire_id, prefill is not None)
-        self._router.book(request, decision)
+        book(request, decision)
         self._router.admission.adopt(ticket, decode.name)
         for observer in self._observers:
             observer.dispatched(request, decision, event.at)
@@ -110,7 +111,7 @@ class Shadows:
         request = shadow.ticket.request
         if shadow.prefilling:
             shadow.prefilling = False
-            self._router.prefill_done(request, shadow.decision)
+            prefill_done(request, shadow.decision)
         for observer in self._observers:
             observer.prefilled(
                 request, prompt_tokens=event.prompt_tokens, cached_tokens=event.cached_tokens, now=event.at
@@ -125,6 +126,6 @@ class Shadows:
         shadow = self._flights.pop(flight)
         request = shadow.ticket.request
         if shadow.prefilling:
-            self._router.prefill_done(request, shadow.decision)
-        self._router.decode_done(request, shadow.decision)
+            prefill_done(request, shadow.decision)
+        decode_done(request, shadow.decision)
         self._release(shadow.ticket, now)

@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ..routing.books import book, decode_done, prefill_done
 from ..routing.fleet import Fleet, KvAddress, Role, Sighting, Worker, WorkerState
 from ..routing.load import WorkerFacts
 from ..routing.memory import RoutingMemory
@@ -126,22 +127,17 @@ class Simulation:
         job = Job(request, view, decision, dispatched_at=now)
         self.jobs.append(job)
         self._memory.dispatched(view, decision, now)
-        decision.decode.decode_requests += 1
-        decision.decode.decode_tokens += view.prompt_tokens + view.output_tokens
+        book(view, decision)
         arrives_at = now + self._model.leg_s
         if decision.prefill is None:
             self._events.at(arrives_at, lambda then: self._enter_decode(job, then))
             return
-        decision.prefill.prefill_requests += 1
-        decision.prefill.prefill_tokens += view.prompt_tokens
         worker = self.prefill[decision.prefill.name]
         self._events.at(arrives_at, lambda then: worker.submit(job, then))
 
     def _prefill_answered(self, job: Job, now: float) -> None:
-        assert job.decision.prefill is not None
         job.prefilled_at = now
-        job.decision.prefill.prefill_requests -= 1
-        job.decision.prefill.prefill_tokens -= job.view.prompt_tokens
+        prefill_done(job.view, job.decision)
         self._memory.prefilled(
             job.view, prompt_tokens=job.prompt_tokens, cached_tokens=job.cached_tokens, now=now
         )
@@ -196,13 +192,11 @@ class Simulation:
         self._memory.streaming(job.view, cached_tokens=cached, now=now)
 
     def _finish(self, job: Job, now: float) -> None:
-        decode, view = job.decision.decode, job.view
-        member = self.decode[decode.name]
+        member = self.decode[job.decision.decode.name]
         assert job.decode_lease is not None
         member.cache.release(job.decode_lease)
-        decode.decode_requests -= 1
-        decode.decode_tokens -= view.prompt_tokens + view.output_tokens
-        self._memory.ended(view, output_tokens=job.request.output_tokens, now=now)
+        decode_done(job.view, job.decision)
+        self._memory.ended(job.view, output_tokens=job.request.output_tokens, now=now)
         self._finished += 1
         if self._progress is not None:
             self._progress(self._finished, self._total)
