@@ -31,7 +31,7 @@ class DecayedFit:
     """Seconds as a non-negative combination of features; what is fitted are the ratios to the prior."""
 
     __slots__ = (
-        "_error", "_memory", "_moments", "_prior_weight", "_ratios", "_targets", "_unsolved", "_weight",
+        "_memory", "_moments", "_prior_weight", "_ratios", "_targets", "_unsolved", "_weight",
         "coefficients", "due_at", "prior",
     )  # fmt: skip
 
@@ -50,7 +50,6 @@ class DecayedFit:
         self._targets = [0.0] * size
         self._weight = 0.0
         self._unsolved = 0
-        self._error = 0.0
         self.due_at = -inf
         """When its owner wants the next observation."""
 
@@ -58,11 +57,6 @@ class DecayedFit:
     def observations(self) -> float:
         """How many observations the fit rests on, decayed; at most `memory`."""
         return self._weight
-
-    @property
-    def spread(self) -> float:
-        """Mean relative error of the predictions made lately; 0 before any observation."""
-        return self._error / self._weight if self._weight else 0.0
 
     def predict(self, features: Sequence[float]) -> float:
         """Return the expected seconds, never negative."""
@@ -84,7 +78,6 @@ class DecayedFit:
             expected += feature * coefficient
         expected = max(expected, _SMALLEST_EXPECTED * scale)
         counted = min(seconds, SURPRISE * expected)
-        self._error = self._error * self._memory + abs(counted / expected - 1.0)
         self._weight = self._weight * self._memory + 1.0
         self._prior_weight *= self._memory
         # Fixed weights, the prior's prediction: weights that move with the fit would bias it.

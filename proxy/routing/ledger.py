@@ -72,7 +72,6 @@ class Handover:
     tokens: int
     """Prompt tokens: an estimate until prefill answers."""
     state: HandoverState
-    created_at: float
 
 
 class Ledger:
@@ -88,11 +87,11 @@ class Ledger:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def create(self, handle: str, *, prefill: str, tokens: int, now: float) -> None:
+    def create(self, handle: str, *, prefill: str, tokens: int) -> None:
         """Prefill is about to be asked for `handle`."""
         if handle in self._entries:
             raise LedgerError(f"hand-over {handle} exists already")
-        self._entries[handle] = Handover(handle, prefill, tokens, HandoverState.CREATED, now)
+        self._entries[handle] = Handover(handle, prefill, tokens, HandoverState.CREATED)
 
     def advertise(self, handle: str, tokens: int | None) -> None:
         """Prefill offers the KV of `tokens` prompt tokens (None: it does not tell)."""

@@ -34,28 +34,6 @@ class Rates:
         self._transfer: _Fits[tuple[str, str]] = _Fits(config, (transfer.base_s, transfer.per_byte_s))
         self._step: _Fits[str] = _Fits(config, (step.base_s, step.per_row_s, step.per_context_token_s))
 
-    def prefill_s(self, worker: str, *, uncached_tokens: float, cached_tokens: float = 0.0) -> float:
-        """Return the expected time to prefill `uncached_tokens` that follow `cached_tokens`."""
-        pairs = attended_pairs(uncached_tokens, cached_tokens)
-        return self._prefill.fit(worker).predict((1.0, uncached_tokens, pairs))
-
-    def transfer_s(self, prefill: str, decode: str, *, kv_bytes: int) -> float:
-        """Return the expected time for `kv_bytes` to travel from `prefill` to `decode`."""
-        return self._transfer.fit((prefill, decode)).predict((1.0, kv_bytes))
-
-    def decode_step_s(self, worker: str, *, rows: float, context_tokens: float) -> float:
-        """Return the expected time of one decode step over `rows` sequences with `context_tokens` in all."""
-        return self._step.fit(worker).predict((1.0, rows, context_tokens))
-
-    def prefilled(
-        self, worker: str, *, uncached_tokens: float, seconds: float, cached_tokens: float = 0.0
-    ) -> None:
-        """Learn how long a prefill took, once the worker began it."""
-        pairs = attended_pairs(uncached_tokens, cached_tokens)
-        self.prefilled_several(
-            worker, prompts=1, uncached_tokens=uncached_tokens, pairs=pairs, seconds=seconds
-        )
-
     def prefilled_several(
         self,
         worker: str,
@@ -64,20 +42,16 @@ class Rates:
         uncached_tokens: float,
         pairs: float,
         seconds: float,
-        now: float = 0.0,
+        now: float,
     ) -> None:
         """Learn how long a worker took over several prompts without a pause."""
         self._prefill.observe(worker, (prompts, uncached_tokens, pairs), seconds, now)
 
-    def transferred(
-        self, prefill: str, decode: str, *, kv_bytes: int, seconds: float, now: float = 0.0
-    ) -> None:
+    def transferred(self, prefill: str, decode: str, *, kv_bytes: int, seconds: float, now: float) -> None:
         """Learn how long a transfer took."""
         self._transfer.observe((prefill, decode), (1.0, kv_bytes), seconds, now)
 
-    def decoded(
-        self, worker: str, *, rows: float, context_tokens: float, seconds: float, now: float = 0.0
-    ) -> None:
+    def decoded(self, worker: str, *, rows: float, context_tokens: float, seconds: float, now: float) -> None:
         """Learn how long a decode step took."""
         self._step.observe(worker, (1.0, rows, context_tokens), seconds, now)
 

@@ -20,7 +20,6 @@ class Objective(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class Percentiles:
     """Of one measure over all requests."""
 
-    mean: float
     p50: float
     p90: float
     p99: float
@@ -46,8 +45,6 @@ class Outcome:
     """Mean share of the time, until the last prompt was computed, that prefill workers computed."""
     decode_alone: float
     """Share of the requests that no prefill worker saw."""
-    kv_bytes: float
-    """Sent between workers."""
     ttfts_s: tuple[float, ...]
     tpots_s: tuple[float, ...]
 
@@ -78,7 +75,6 @@ def judge(name: str, simulation: Simulation, objective: Objective) -> Outcome:
         prefill_busy=sum(worker.busy_s for worker in simulation.prefill.values())
         / max(len(simulation.prefill) * prefilled_by, 1e-9),
         decode_alone=sum(job.decision.prefill is None for job in jobs) / len(jobs),
-        kv_bytes=sum(job.kv_bytes for job in jobs),
         ttfts_s=tuple(ttfts),
         tpots_s=tuple(tpots),
     )
@@ -99,12 +95,12 @@ def _has_gaps(job: Job) -> bool:
 
 
 def percentiles(values: Sequence[float]) -> Percentiles:
-    """Return mean and nearest-rank percentiles; zeros for nothing."""
+    """Return nearest-rank percentiles; zeros for nothing."""
     if not values:
-        return Percentiles(0.0, 0.0, 0.0, 0.0)
+        return Percentiles(0.0, 0.0, 0.0)
     ordered = sorted(values)
     p50, p90, p99 = (ordered[min(int(share * len(ordered)), len(ordered) - 1)] for share in (0.5, 0.9, 0.99))
-    return Percentiles(sum(values) / len(values), p50, p90, p99)
+    return Percentiles(p50, p90, p99)
 
 
 def imbalance(amounts: Iterable[float]) -> float:

@@ -34,7 +34,6 @@ def teach(
 def test_a_fit_predicts_its_prior_before_it_saw_anything() -> None:
     assert fit().predict((1.0, 1000.0, 2.0)) == pytest.approx(0.01 + 0.1 + 0.004)
     assert fit().coefficients == PRIOR
-    assert fit().spread == 0.0
 
 
 @pytest.mark.parametrize("truth", [(0.01, 1e-4, 2e-3), (0.04, 3e-5, 0.01), (0.002, 1.5e-3, 5e-4)])
@@ -55,7 +54,6 @@ def test_known_coefficients_are_recovered_under_noise(seed: int) -> None:
     assert base == pytest.approx(truth[0], rel=0.25)
     assert per_neighbour == pytest.approx(truth[2], rel=0.25)
     assert taught.predict((1.0, 2000.0, 3.0)) == pytest.approx(0.13, rel=0.05)
-    assert 0.1 < taught.spread < 0.25
 
 
 def test_a_prior_that_is_wrong_by_a_factor_of_fifty_is_outlived() -> None:

@@ -26,7 +26,7 @@ EDGES = list(itertools.product(WAYS, HandoverEvent))
 
 def ledger_in(state: HandoverState) -> Ledger:
     ledger = Ledger()
-    ledger.create("h", prefill="p1", tokens=10, now=0.0)
+    ledger.create("h", prefill="p1", tokens=10)
     for event in WAYS[state]:
         ledger.on("h", event)
     assert ledger.counts() == {state: 1}
@@ -58,8 +58,8 @@ def test_every_state_can_end() -> None:
 
 def test_outstanding_tokens_are_what_prefill_told() -> None:
     ledger = Ledger()
-    ledger.create("a", prefill="p1", tokens=10, now=0.0)
-    ledger.create("b", prefill="p1", tokens=10, now=0.0)
+    ledger.create("a", prefill="p1", tokens=10)
+    ledger.create("b", prefill="p1", tokens=10)
     ledger.advertise("a", 300)
 
     assert ledger.outstanding_tokens() == {"p1": 310}
@@ -67,10 +67,10 @@ def test_outstanding_tokens_are_what_prefill_told() -> None:
 
 def test_a_handle_has_one_owner() -> None:
     ledger = Ledger()
-    ledger.create("a", prefill="p1", tokens=10, now=0.0)
+    ledger.create("a", prefill="p1", tokens=10)
 
     with pytest.raises(LedgerError, match="exists already"):
-        ledger.create("a", prefill="p2", tokens=10, now=0.0)
+        ledger.create("a", prefill="p2", tokens=10)
     with pytest.raises(LedgerError, match="unknown"):
         ledger.on("z", HandoverEvent.FREE)
 

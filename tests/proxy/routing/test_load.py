@@ -98,7 +98,9 @@ def test_idle_workers_are_ready_first_the_fastest_of_them_before_all() -> None:
     for name, per_token_s in (("slow", 1e-3), ("fast", 1e-5), ("busy", 1e-5)):
         number = loads.number(name)
         for _ in range(30):
-            rates.prefilled(name, uncached_tokens=1000, seconds=1000 * per_token_s)
+            rates.prefilled_several(
+                name, prompts=1, uncached_tokens=1000, pairs=500_000, seconds=1000 * per_token_s, now=0.0
+            )
         loads.learned(number)
     loads.prompt_sent(loads.prefill_row("busy"), 1, seconds=1.0, uncached_tokens=1.0, now=5.0)
 

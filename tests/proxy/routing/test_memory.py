@@ -102,7 +102,9 @@ def test_rates_are_learned_from_the_times_of_answers_alone() -> None:
         learned.streaming(served, cached_tokens=None, now=now)
         learned.ended(served, output_tokens=1, now=now)
 
-    assert learned.rates.prefill_s("p0", uncached_tokens=2048) == pytest.approx(2048 * 3e-4, rel=0.1)
+    assert learned.rates.prefill_fit("p0").predict((1.0, 2048, 2048**2 / 2)) == pytest.approx(
+        2048 * 3e-4, rel=0.1
+    )
 
 
 def test_the_length_of_answers_is_learned_and_stays_below_the_clients_limit() -> None:

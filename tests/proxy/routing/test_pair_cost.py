@@ -238,8 +238,8 @@ def test_only_pairs_that_shook_hands_are_chosen() -> None:
 def test_a_slow_link_is_left_for_a_better_one() -> None:
     bench = Bench(1, 2)
     for _ in range(40):
-        bench.memory.rates.transferred("p0", "d0", kv_bytes=10**8, seconds=2.0)
-        bench.memory.rates.transferred("p0", "d1", kv_bytes=10**8, seconds=0.02)
+        bench.memory.rates.transferred("p0", "d0", kv_bytes=10**8, seconds=2.0, now=0.0)
+        bench.memory.rates.transferred("p0", "d1", kv_bytes=10**8, seconds=0.02, now=0.0)
 
     assert bench.names(blocks(4)) == ("p0", "d1")
 
@@ -269,7 +269,7 @@ def test_an_explanation_asked_for_later_tells_what_was_compared_then() -> None:
     told = early.candidates()
     for prefill in ("p0", "p1", "p2", "p3"):
         for decode in ("d0", "d1", "d2", "d3"):
-            bench.memory.rates.transferred(prefill, decode, kv_bytes=10**8, seconds=2.0)
+            bench.memory.rates.transferred(prefill, decode, kv_bytes=10**8, seconds=2.0, now=0.0)
     bench.finish(now=9.0)
 
     assert late.candidates() == told

@@ -5,7 +5,29 @@ import random
 import msgspec
 import pytest
 
-from baton.proxy.routing.rates import RateConfig, Rates
+from baton.proxy.routing.rates import RateConfig, Rates, attended_pairs
+
+
+def prefill_s(rates: Rates, worker: str, *, uncached_tokens: float, cached_tokens: float = 0.0) -> float:
+    pairs = attended_pairs(uncached_tokens, cached_tokens)
+    return rates.prefill_fit(worker).predict((1.0, uncached_tokens, pairs))
+
+
+def transfer_s(rates: Rates, prefill: str, decode: str, *, kv_bytes: int) -> float:
+    return rates.transfer_fit(prefill, decode).predict((1.0, kv_bytes))
+
+
+def decode_step_s(rates: Rates, worker: str, *, rows: float, context_tokens: float) -> float:
+    return rates.decode_step_fit(worker).predict((1.0, rows, context_tokens))
+
+
+def prefilled(
+    rates: Rates, worker: str, *, uncached_tokens: float, cached_tokens: float = 0.0, seconds: float
+) -> None:
+    pairs = attended_pairs(uncached_tokens, cached_tokens)
+    rates.prefilled_several(
+        worker, prompts=1, uncached_tokens=uncached_tokens, pairs=pairs, seconds=seconds, now=0.0
+    )
 
 
 def test_priors_of_the_policy_file_are_the_first_answer() -> None:
@@ -17,9 +39,9 @@ def test_priors_of_the_policy_file_are_the_first_answer() -> None:
     )
     rates = Rates(config)
 
-    assert rates.prefill_s("p", uncached_tokens=1000, cached_tokens=100) == pytest.approx(1.7)
-    assert rates.transfer_s("p", "d", kv_bytes=1_000_000) == pytest.approx(1.5)
-    assert rates.decode_step_s("d", rows=10, context_tokens=10_000) == pytest.approx(0.04)
+    assert prefill_s(rates, "p", uncached_tokens=1000, cached_tokens=100) == pytest.approx(1.7)
+    assert transfer_s(rates, "p", "d", kv_bytes=1_000_000) == pytest.approx(1.5)
+    assert decode_step_s(rates, "d", rows=10, context_tokens=10_000) == pytest.approx(0.04)
 
 
 @pytest.mark.parametrize(
@@ -46,34 +68,41 @@ def test_every_worker_and_link_learns_its_own_rate() -> None:
         context = rows * generator.randrange(100, 4000)
         for number, worker in enumerate(("slow", "fast")):
             speed = (1.0, 0.25)[number]
-            rates.prefilled(
-                worker, uncached_tokens=tokens, cached_tokens=rows % 4, seconds=speed * (0.02 + 2e-4 * tokens)
+            prefilled(
+                rates,
+                worker,
+                uncached_tokens=tokens,
+                cached_tokens=rows % 4,
+                seconds=speed * (0.02 + 2e-4 * tokens),
             )
             rates.decoded(
                 worker,
                 rows=rows,
                 context_tokens=context,
                 seconds=speed * (0.03 + 2e-4 * rows + 1e-8 * context),
+                now=0.0,
             )
-            rates.transferred("p", worker, kv_bytes=size, seconds=speed * (0.001 + 1e-9 * size))
+            rates.transferred("p", worker, kv_bytes=size, seconds=speed * (0.001 + 1e-9 * size), now=0.0)
 
-    assert rates.prefill_s("slow", uncached_tokens=4000) == pytest.approx(0.82, rel=0.05)
-    assert rates.prefill_s("fast", uncached_tokens=4000) == pytest.approx(0.205, rel=0.05)
-    assert rates.decode_step_s("slow", rows=32, context_tokens=64_000) == pytest.approx(0.03704, rel=0.05)
-    assert rates.decode_step_s("fast", rows=32, context_tokens=64_000) == pytest.approx(0.00926, rel=0.05)
-    assert rates.transfer_s("p", "slow", kv_bytes=5 * 10**7) == pytest.approx(0.051, rel=0.05)
-    assert rates.transfer_s("p", "fast", kv_bytes=5 * 10**7) == pytest.approx(0.01275, rel=0.05)
+    assert prefill_s(rates, "slow", uncached_tokens=4000) == pytest.approx(0.82, rel=0.05)
+    assert prefill_s(rates, "fast", uncached_tokens=4000) == pytest.approx(0.205, rel=0.05)
+    assert decode_step_s(rates, "slow", rows=32, context_tokens=64_000) == pytest.approx(0.03704, rel=0.05)
+    assert decode_step_s(rates, "fast", rows=32, context_tokens=64_000) == pytest.approx(0.00926, rel=0.05)
+    assert transfer_s(rates, "p", "slow", kv_bytes=5 * 10**7) == pytest.approx(0.051, rel=0.05)
+    assert transfer_s(rates, "p", "fast", kv_bytes=5 * 10**7) == pytest.approx(0.01275, rel=0.05)
 
 
 def test_a_new_link_starts_from_what_the_fleet_has_taught() -> None:
     rates, generator = Rates(RateConfig()), random.Random(0)
     for _ in range(500):
         size = generator.randrange(10**6, 10**8)
-        rates.transferred("p1", f"d{generator.randrange(4)}", kv_bytes=size, seconds=0.003 + 4e-10 * size)
-    assert rates.transfer_s("new", "newer", kv_bytes=10**8) == pytest.approx(0.043, rel=0.05)
+        rates.transferred(
+            "p1", f"d{generator.randrange(4)}", kv_bytes=size, seconds=0.003 + 4e-10 * size, now=0.0
+        )
+    assert transfer_s(rates, "new", "newer", kv_bytes=10**8) == pytest.approx(0.043, rel=0.05)
 
-    rates.transferred("new", "newer", kv_bytes=10**8, seconds=0.043)
-    assert rates.transfer_s("new", "newer", kv_bytes=10**7) == pytest.approx(0.007, rel=0.1)
+    rates.transferred("new", "newer", kv_bytes=10**8, seconds=0.043, now=0.0)
+    assert transfer_s(rates, "new", "newer", kv_bytes=10**7) == pytest.approx(0.007, rel=0.1)
 
 
 def test_a_forgotten_worker_falls_back_to_the_fleet() -> None:
@@ -81,14 +110,14 @@ def test_a_forgotten_worker_falls_back_to_the_fleet() -> None:
     for _ in range(100):
         for prefill in ("good", "bad"):
             seconds = 1.0 if prefill == "bad" else 0.05
-            rates.prefilled(prefill, uncached_tokens=1000, seconds=seconds)
-            rates.transferred(prefill, "d", kv_bytes=10**6, seconds=seconds)
-    assert rates.prefill_s("bad", uncached_tokens=1000) == pytest.approx(1.0, rel=0.05)
+            prefilled(rates, prefill, uncached_tokens=1000, seconds=seconds)
+            rates.transferred(prefill, "d", kv_bytes=10**6, seconds=seconds, now=0.0)
+    assert prefill_s(rates, "bad", uncached_tokens=1000) == pytest.approx(1.0, rel=0.05)
 
     rates.forget("bad")
 
-    stranger = rates.prefill_s("stranger", uncached_tokens=1000)
-    assert rates.prefill_s("bad", uncached_tokens=1000) == stranger < 0.9
+    stranger = prefill_s(rates, "stranger", uncached_tokens=1000)
+    assert prefill_s(rates, "bad", uncached_tokens=1000) == stranger < 0.9
     assert rates.transfer_fit("bad", "d") is rates.transfer_fit("x", "y")
     assert rates.transfer_fit("good", "d") is not rates.transfer_fit("x", "y")
     assert rates.decode_step_fit("d").observations == 0
@@ -98,7 +127,7 @@ def test_a_forgotten_worker_falls_back_to_the_fleet() -> None:
 def test_only_so_many_links_have_a_fit_of_their_own() -> None:
     rates = Rates(RateConfig(most_links=50))
     for number in range(500):
-        rates.transferred("p", f"d{number}", kv_bytes=1000, seconds=0.01)
+        rates.transferred("p", f"d{number}", kv_bytes=1000, seconds=0.01, now=0.0)
 
     own = [n for n in range(500) if rates.transfer_fit("p", f"d{n}") is not rates.transfer_fit("-", "-")]
     assert own == list(range(450, 500))
