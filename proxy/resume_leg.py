@@ -24,6 +24,7 @@ class ResumeLeg(RelayLeg):
     def __init__(self, owner: LegOwner, pool: Pool, pieces: Pieces, broken: Broken) -> None:
         super().__init__(owner, pool, pieces)
         self._broken = broken
+        self.events = broken.told.events
         self._bodies: list[bytes] = []
         self._continuation = Continuation(broken.told)
         self.diverged = False

@@ -23,11 +23,13 @@ class NotTextError(ValueError):
 class Told:
     """Everything that was told so far."""
 
-    __slots__ = ("created", "done", "finished", "id", "opened", "pieces", "usage")
+    __slots__ = ("created", "done", "events", "finished", "id", "opened", "pieces", "usage")
 
     def __init__(self) -> None:
         self.id: str | None = None
         self.created: int | None = None
+        self.events = 0
+        """How many, but for `[DONE]`."""
         self.opened = False
         """The first event of a chat, with the role, was sent."""
         self.pieces: dict[str, list[str]] = {}
@@ -104,6 +106,7 @@ def note(told: Told, event: dict[str, Any], pieces: dict[str, str]) -> None:
     if told.id is None:
         told.id, told.created = event.get("id"), event.get("created")
     told.opened = True
+    told.events += 1
     for key, piece in pieces.items():
         told.pieces.setdefault(key, []).append(piece)
     told.finished = told.finished or finish_of(event) is not None

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from baton.proxy.config import Limits, Timeouts
+from baton.proxy.notes import FRAMING_EVENTS
+from baton.proxy.routing.view import RequestView
 
 from .fake_sglang import Bootstrap
 from .fakes import DONE, MODEL, Behaviour, Connection, FakeWorker, Request, chat, chunked, event, fails, says
@@ -439,3 +441,27 @@ async def test_a_request_that_could_not_be_kept_gets_no_seed() -> None:
         await house.ask(chat())
 
         assert "seed" not in house.decode.requests[0].json
+
+
+@pytest.mark.parametrize("broken", [False, True])
+async def test_a_continued_answer_is_as_long_as_one_that_was_not_broken_off(broken: bool) -> None:
+    async def serves_without_usage(worker: FakeWorker, connection: Connection, request: Request) -> None:
+        await connection.begin_stream()
+        await connection.send(b"".join(map(chunked, [*whole_events(request)[: len(WORDS)], DONE])))
+        await connection.send(b"0\r\n\r\n")
+
+    async def by_turns(worker: FakeWorker, connection: Connection, request: Request) -> None:
+        await turns.pop(0)(worker, connection, request)
+
+    turns = [dies_after(4), serves_without_usage] if broken else [serves_without_usage]
+    async with housed(*two_pairs(), policy="pair_cost") as house:
+        for worker in deciders(house):
+            worker.usual = by_turns
+            worker.go_on.set()
+        answer = await streamed(house)
+        memory = house.proxy.hub.courses.default.memory
+        expected = memory.expected_output_tokens(RequestView("x", MODEL, 1, 1000))
+
+        assert house.proxy.hub.router.counts.resumed == broken
+        assert told(answer)[0] == "".join(WORDS)
+        assert expected == len(WORDS) + 1 - FRAMING_EVENTS
