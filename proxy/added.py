@@ -3,8 +3,8 @@
 from .answer import AnswerHead
 from .errors import ApiError, stream_broken, unavailable, upstream_failed
 from .gate import closing_chunks
+from .routing.commands import Failure, Fault
 from .routing.fleet import Worker
-from .routing.life import Failure, Fault
 
 
 def refusal(failure: Failure) -> ApiError:

@@ -5,7 +5,7 @@ from .front import ClientConnection
 from .hub import Hub
 from .relay_leg import RelayLeg
 from .request import ClientRequest, LegHead
-from .routing.life import Failure, Fault
+from .routing.commands import Failure, Fault
 
 TIMEOUT_S = 30.0
 

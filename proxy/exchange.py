@@ -18,24 +18,23 @@ from .leg import Leg, PrefillLeg
 from .notes import note_end, note_prefill, note_stream
 from .relay_leg import RelayLeg
 from .request import ClientRequest, LegHead
-from .routing.fleet import Worker
-from .routing.life import (
+from .routing.commands import (
     ANSWERED,
     Abort,
     Command,
     Failure,
     Fault,
-    Phase,
     Probe,
     Refuse,
     Relay,
     RelayLastAnswer,
-    RequestLife,
     SendBoth,
     SendDecode,
     SendPrefill,
     TellBroken,
 )
+from .routing.fleet import Worker
+from .routing.life import Phase, RequestLife
 from .routing.ticket import Standing
 from .routing.verdict import Refuse as TurnAway
 from .routing.verdict import Start

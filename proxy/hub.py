@@ -11,10 +11,10 @@ from .counters import Counters
 from .policy_watch import PolicyWatch
 from .replay import Replays
 from .routing.cache_use import CacheUse
+from .routing.commands import Abort
 from .routing.courses import Courses
 from .routing.decision_log import DecisionLog
 from .routing.fleet import Worker
-from .routing.life import Abort
 from .routing.router import Router
 from .routing.tenants import Tenants
 from .upstream import Pool

@@ -10,7 +10,7 @@ from typing import Protocol
 import httptools
 
 from .answer import AnswerHead
-from .routing.life import Failure, Fault
+from .routing.commands import Failure, Fault
 from .upstream import Connection, Pieces, Pool
 
 STALE_WITHIN_S = 1.0

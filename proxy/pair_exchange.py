@@ -6,7 +6,7 @@ from .leg import PrefillLeg
 from .notes import note_prefill
 from .paired_leg import PairedLeg
 from .rendezvous import meeting
-from .routing.life import Failure, SendBoth
+from .routing.commands import Failure, SendBoth
 
 
 class PairExchange(Exchange):

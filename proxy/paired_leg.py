@@ -13,7 +13,7 @@ import msgspec
 from .body import PrefillAnswer, read_prefill_answer
 from .leg import LegOwner, PrefillLeg, fault_of
 from .relay_leg import HELD_ANSWER_BYTES, RelayLeg
-from .routing.life import Failure, Fault
+from .routing.commands import Failure, Fault
 from .upstream import Pool
 
 

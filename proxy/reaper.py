@@ -7,9 +7,9 @@ import asyncio
 import logging
 
 from .control import ControlError, RefusedError, WorkerControl
+from .routing.commands import Abort
 from .routing.fleet import Kind
 from .routing.ledger import HandoverEvent
-from .routing.life import Abort
 from .routing.router import Router
 
 logger = logging.getLogger(__name__)

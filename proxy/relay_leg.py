@@ -12,7 +12,7 @@ import msgspec
 from .answer import AnswerHead
 from .gate import EVENT_END, ChunkGate
 from .leg import Leg, LegOwner, fault_of
-from .routing.life import Failure, Fault
+from .routing.commands import Failure, Fault
 from .upstream import Pieces, Pool
 from .usage import NO_USAGE, USAGE, Usage, usage_at_end
 

@@ -11,8 +11,8 @@ import msgspec
 
 from .body import RequestBody
 from .request import LegHead
+from .routing.commands import SendBoth
 from .routing.fleet import KvAddress
-from .routing.life import SendBoth
 from .upstream import Pool
 
 ROOM_BITS = 63

@@ -9,7 +9,7 @@ from .continuation import Continuation, DivergedError
 from .leg import LegOwner
 from .relay_leg import RelayLeg
 from .replay import Broken
-from .routing.life import Failure, Fault
+from .routing.commands import Failure, Fault
 from .upstream import Pieces, Pool
 from .usage import USAGE
 

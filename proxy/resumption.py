@@ -13,8 +13,8 @@ from .relay_leg import RelayLeg
 from .replay import Broken, Replay, broken_stream, replay_of
 from .request import ClientRequest
 from .resume_leg import LAST_CHUNK, ResumeLeg
+from .routing.commands import Failure, Fault, SendBoth, SendDecode, SendPrefill
 from .routing.fleet import Kind, Worker
-from .routing.life import Failure, Fault, SendBoth, SendDecode, SendPrefill
 from .upstream import Pieces, Pool
 
 

@@ -41,11 +41,11 @@ from .replay import Replays
 from .request import ClientRequest
 from .resumption import ResumableExchange
 from .routing.cache_use import CacheUse
+from .routing.commands import Abort
 from .routing.courses import Courses
 from .routing.decision_log import DecisionLog
 from .routing.fleet import Fleet, Worker
 from .routing.ids import RequestIds
-from .routing.life import Abort
 from .routing.load import WorkerFacts
 from .routing.router import Router
 from .routing.tenants import OPEN_HOUSE, Tenants

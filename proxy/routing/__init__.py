@@ -18,7 +18,7 @@ Who may begin
     admission.py        who starts, who waits, who is refused; ticket.py and verdict.py: of whom, and how;
                         slots.py, fair_queue.py, tenants.py and drain_rate.py serve it
 What happens to a request
-    life.py             one request from its first leg to its last byte: events in, commands out
+    life.py             one request from its first leg to its last byte: events in, commands.py out
     ledger.py, ids.py   every KV hand-over has one owner; no two requests in flight share an id
     books.py            what is in flight on each worker
     router.py           the above, tied together for one proxy

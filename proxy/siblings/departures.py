@@ -6,7 +6,7 @@ says it again lives, and has its requests still; another run at its place is its
 
 from dataclasses import dataclass
 
-from ..routing.life import Abort
+from ..routing.commands import Abort
 
 BACK_WITHIN_S = 1.0
 """A live process connects again within `RETRY_S`, once its loop comes to it."""

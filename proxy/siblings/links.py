@@ -13,7 +13,7 @@ from typing import cast
 import msgspec
 
 from ..hub import Messages
-from ..routing.life import Abort
+from ..routing.commands import Abort
 from ..routing.router import Router
 from .departures import BACK_WITHIN_S, Departures
 from .messages import Event, Hello

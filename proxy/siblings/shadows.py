@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from ..routing.books import book, decode_done, prefill_done
-from ..routing.life import Abort
+from ..routing.commands import Abort
 from ..routing.observer import Leg, Observer
 from ..routing.policy import Decision
 from ..routing.router import Router

@@ -2,9 +2,7 @@
 
 import pytest
 
-from baton.proxy.routing.fleet import Fleet, Kind, KvAddress, Role, Sighting, Worker, WorkerState
-from baton.proxy.routing.ledger import HandoverEvent
-from baton.proxy.routing.life import (
+from baton.proxy.routing.commands import (
     NOTHING,
     Abort,
     Command,
@@ -14,11 +12,13 @@ from baton.proxy.routing.life import (
     Refuse,
     Relay,
     RelayLastAnswer,
-    RequestLife,
     SendDecode,
     SendPrefill,
     TellBroken,
 )
+from baton.proxy.routing.fleet import Fleet, Kind, KvAddress, Role, Sighting, Worker, WorkerState
+from baton.proxy.routing.ledger import HandoverEvent
+from baton.proxy.routing.life import RequestLife
 from baton.proxy.routing.round_robin import RoundRobin
 from baton.proxy.routing.router import Outcome, Router
 from baton.proxy.routing.tenants import Terms

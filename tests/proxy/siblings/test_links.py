@@ -5,8 +5,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from baton.proxy.routing.commands import Abort
 from baton.proxy.routing.fleet import Worker
-from baton.proxy.routing.life import Abort
 from baton.proxy.routing.policy import Decision
 from baton.proxy.routing.view import RequestView
 from baton.proxy.siblings.departures import BACK_WITHIN_S, Departures

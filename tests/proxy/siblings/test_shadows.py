@@ -2,9 +2,10 @@
 
 import msgspec
 
+from baton.proxy.routing.commands import Abort, Failure, Fault
 from baton.proxy.routing.courses import Courses
 from baton.proxy.routing.fleet import Fleet, KvAddress, Role, Sighting, Worker, WorkerState
-from baton.proxy.routing.life import Abort, Failure, Fault, RequestLife
+from baton.proxy.routing.life import RequestLife
 from baton.proxy.routing.pair_cost import PairCostConfig
 from baton.proxy.routing.router import Router
 from baton.proxy.routing.tenants import Terms
