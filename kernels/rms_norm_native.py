@@ -7,8 +7,8 @@ from . import rms_norm as in_torch
 from .by_device import reference
 from .native.library import are_plain, function
 
-_NORM = function("rms_norm", "piipipiiiiif")
-_ADD_NORM = function("add_rms_norm", "ppppiif")
+_NORM = function("rms_norm", "piipipiiiiifi")
+_ADD_NORM = function("add_rms_norm", "ppppiifi")
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -34,7 +34,16 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Ten
         return reference(in_torch.add_rms_norm)(x, residual, weight, eps)
     out = torch.empty_like(x)
     rows, width = x.shape
-    _ADD_NORM(x.data_ptr(), residual.data_ptr(), weight.data_ptr(), out.data_ptr(), rows, width, eps)
+    _ADD_NORM(
+        x.data_ptr(),
+        residual.data_ptr(),
+        weight.data_ptr(),
+        out.data_ptr(),
+        rows,
+        width,
+        eps,
+        torch.get_num_threads(),
+    )
     return out
 
 
@@ -59,4 +68,5 @@ def _norm_into(out: Tensor, x: Tensor, weight: Tensor, eps: float) -> None:
         inner,
         x.shape[-1],
         eps,
+        torch.get_num_threads(),
     )

@@ -10,8 +10,8 @@ from . import rope as in_torch
 from .by_device import reference
 from .native.library import are_plain, function
 
-_INTERLEAVED = function("rope_interleaved", "piipiiii")
-_HALVES = function("rope_halves", "piipiiii")
+_INTERLEAVED = function("rope_interleaved", "piipiiiii")
+_HALVES = function("rope_halves", "piipiiiii")
 
 
 def rope_interleaved_(x: Tensor, turns: Tensor) -> None:
@@ -39,4 +39,14 @@ def _takes(x: Tensor, turns: Tensor) -> bool:
 def _rotate(rotate: Callable[..., Any], x: Tensor, turns: Tensor) -> None:
     heads, step = (x.shape[1], x.stride(1)) if x.dim() == 3 else (1, 0)
     turn_step = 2 * turns.stride(0)
-    rotate(x.data_ptr(), x.stride(0), step, turns.data_ptr(), turn_step, x.shape[0], heads, x.shape[-1] // 2)
+    rotate(
+        x.data_ptr(),
+        x.stride(0),
+        step,
+        turns.data_ptr(),
+        turn_step,
+        x.shape[0],
+        heads,
+        x.shape[-1] // 2,
+        torch.get_num_threads(),
+    )

@@ -9,6 +9,7 @@ namespace {
 INLINE float sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
 
 constexpr int64_t EXPERTS = 1024;
+constexpr int64_t MANY = 64;  // rows that are worth waking other threads for
 
 // The largest of those not yet taken, the first of equal ones; a NaN counts as larger than nothing.
 INLINE int64_t best(const float *scores, const bool *taken, int64_t count) {
@@ -43,7 +44,8 @@ extern "C" int64_t route_most_experts() { return EXPERTS; }
 // x and out [outer, inner, width] by strides, rows dense; weight [inner, width] by weight_stride, 0 for one of all
 extern "C" void rms_norm(const float *x, int64_t outer_stride, int64_t inner_stride, const float *weight,
                          int64_t weight_stride, float *out, int64_t out_outer, int64_t out_inner, int64_t outer,
-                         int64_t inner, int64_t width, float eps) {
+                         int64_t inner, int64_t width, float eps, int64_t threads) {
+#pragma omp parallel for num_threads(static_cast<int>(threads)) if (threads > 1 && outer >= MANY)
     for (int64_t i = 0; i < outer; i++)
         for (int64_t j = 0; j < inner; j++)
             normalise(x + i * outer_stride + j * inner_stride, weight + j * weight_stride,
@@ -52,7 +54,8 @@ extern "C" void rms_norm(const float *x, int64_t outer_stride, int64_t inner_str
 
 // residual += x, out = norm of the sum; all [rows, width] and dense
 extern "C" void add_rms_norm(const float *x, float *residual, const float *weight, float *out, int64_t rows,
-                             int64_t width, float eps) {
+                             int64_t width, float eps, int64_t threads) {
+#pragma omp parallel for num_threads(static_cast<int>(threads)) if (threads > 1 && rows >= MANY)
     for (int64_t row = 0; row < rows; row++) {
         float *total = residual + row * width;
         for (int64_t i = 0; i < width; i++) total[i] += x[row * width + i];
@@ -62,7 +65,9 @@ extern "C" void add_rms_norm(const float *x, float *residual, const float *weigh
 
 // x [outer, inner, 2 * pairs] by strides; turns [outer, pairs] complex. Pairs lie side by side.
 extern "C" void rope_interleaved(float *x, int64_t outer_stride, int64_t inner_stride, const float *turns,
-                                 int64_t turn_stride, int64_t outer, int64_t inner, int64_t pairs) {
+                                 int64_t turn_stride, int64_t outer, int64_t inner, int64_t pairs,
+                                 int64_t threads) {
+#pragma omp parallel for num_threads(static_cast<int>(threads)) if (threads > 1 && outer >= MANY)
     for (int64_t i = 0; i < outer; i++)
         for (int64_t j = 0; j < inner; j++)
             turn_interleaved(x + i * outer_stride + j * inner_stride, turns + i * turn_stride, pairs);
@@ -70,14 +75,17 @@ extern "C" void rope_interleaved(float *x, int64_t outer_stride, int64_t inner_s
 
 // The same where value p pairs with value p + pairs.
 extern "C" void rope_halves(float *x, int64_t outer_stride, int64_t inner_stride, const float *turns,
-                            int64_t turn_stride, int64_t outer, int64_t inner, int64_t pairs) {
+                            int64_t turn_stride, int64_t outer, int64_t inner, int64_t pairs,
+                                 int64_t threads) {
+#pragma omp parallel for num_threads(static_cast<int>(threads)) if (threads > 1 && outer >= MANY)
     for (int64_t i = 0; i < outer; i++)
         for (int64_t j = 0; j < inner; j++)
             turn_halves(x + i * outer_stride + j * inner_stride, turns + i * turn_stride, pairs);
 }
 
 // gate_up [rows, 2 * width], out [rows, width], both dense
-extern "C" void silu_mul(const float *gate_up, float *out, int64_t rows, int64_t width) {
+extern "C" void silu_mul(const float *gate_up, float *out, int64_t rows, int64_t width, int64_t threads) {
+#pragma omp parallel for num_threads(static_cast<int>(threads)) if (threads > 1 && rows >= MANY)
     for (int64_t row = 0; row < rows; row++) silu_row(gate_up + row * 2 * width, out + row * width, width);
 }
 
