@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 EXTRAS := worker,ucx,test
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test lint types pytest format bench-engine bench-ep bench-gpu bench-guesses bench-handover bench-kvtransfer bench-proxy bench-routing constraints clean
+.PHONY: help venv serve test lint types pytest format bench-engine bench-ep bench-gpu bench-guesses bench-handover bench-kvtransfer bench-proxy bench-routing compiled uncompiled constraints clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## (.*)/\1\t\2/' | expand -t 20
@@ -16,6 +16,12 @@ venv: $(STAMP)  ## make .venv with the pinned dependencies; instant the second t
 $(STAMP): pyproject.toml constraints.txt tools/make_venv.sh
 	bash tools/make_venv.sh $(VENV) $(EXTRAS)
 	@touch $(STAMP)
+
+compiled: venv  ## compile the proxy's hot modules in place: less CPU a request; needs a C compiler, a minute
+	$(BIN)/python -P tools/compile_proxy.py
+
+uncompiled: venv  ## take the compiled modules away
+	$(BIN)/python -P tools/compile_proxy.py --remove
 
 serve: venv  ## proxy + prefill + decode on the demo model; ARGS="--decode 2" adds flags of `baton up`
 	$(BIN)/baton up $(ARGS)
@@ -68,4 +74,5 @@ constraints: venv  ## pin what .venv holds now into constraints.txt
 
 clean:  ## remove .venv and every cache
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find proxy -name '*.so' -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

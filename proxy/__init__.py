@@ -12,10 +12,10 @@ The life of a request, and the file it happens in:
     7. reaper.py     tells workers to drop what nobody waits for
        resumption.py a stream whose worker died is computed again (resume_leg.py, continuation.py)
 
-Beside it: prober.py (who is there, who shook hands), fleet_keeper.py (workers added, drained and removed, as
-discovery/ or an admin call wants it), policy_watch.py (policy files that change), admin.py (`/v1/models`,
-`/ready`, `/fleet`, `/metrics`), server.py (starts and drains it all), siblings/ (several processes on one
-port). Only `routing/` decides; it has no I/O
-and no clock.
+Beside it: compiled.py (which of these run as machine code), prober.py (who is there, who shook hands),
+fleet_keeper.py (workers added, drained and removed, as discovery/ or an admin call wants it),
+policy_watch.py (policy files that change), admin.py (`/v1/models`, `/ready`, `/fleet`, `/metrics`),
+server.py (starts and drains it all), siblings/ (several processes on one port). Only `routing/` decides; it
+has no I/O and no clock.
 Importing this package loads neither torch nor triton.
 """

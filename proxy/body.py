@@ -265,3 +265,19 @@ def read_prefill_answer(raw: bytes) -> PrefillAnswer:
     if bytes(kv) == b"null":
         return PrefillAnswer(None, None, usage, account_of(answer.baton))
     return PrefillAnswer(kv, _offer.decode(kv).remote_num_tokens, usage, account_of(answer.baton))
+
+
+class _Choice(msgspec.Struct, frozen=True):
+    finish_reason: str | None = None
+
+
+class _Ends(msgspec.Struct, frozen=True):
+    choices: list[_Choice] = []
+
+
+_ends = msgspec.json.Decoder(_Ends)
+
+
+def was_aborted(raw: bytes) -> bool:
+    """Whether a prefill worker's answer says that it was aborted. Raises `msgspec.DecodeError`."""
+    return any(choice.finish_reason == "abort" for choice in _ends.decode(raw).choices)

@@ -8,9 +8,7 @@ request that goes out a second time, can end both workers' schedulers.
 from collections.abc import Sequence
 from typing import Protocol
 
-import msgspec
-
-from .body import PrefillAnswer, read_prefill_answer
+from .body import PrefillAnswer, read_prefill_answer, was_aborted
 from .leg import LegOwner, PrefillLeg, fault_of
 from .relay_leg import HELD_ANSWER_BYTES, RelayLeg
 from .routing.commands import Failure, Fault
@@ -31,17 +29,6 @@ class PairOwner(LegOwner, Protocol):
     def partner_failed(self, partner: PrefillLeg, failure: Failure) -> None:
         """Prefill failed; nothing of decode's will be shown."""
         ...
-
-
-class _Choice(msgspec.Struct, frozen=True):
-    finish_reason: str | None = None
-
-
-class _Answer(msgspec.Struct, frozen=True):
-    choices: list[_Choice] = []
-
-
-_answers = msgspec.json.Decoder(_Answer)
 
 
 class _Partner(PrefillLeg):
@@ -114,11 +101,11 @@ class PairedLeg(RelayLeg):
         """Prefill is done, unless its answer says otherwise: show what waits."""
         body = self._partner.body
         try:
-            answer, ends = read_prefill_answer(body), _answers.decode(body)
+            answer, aborted = read_prefill_answer(body), was_aborted(body)
         except (ValueError, RecursionError) as error:
             self.leg_failed(Failure(Fault.MALFORMED, f"not a completion: {error}"))
             return
-        if any(choice.finish_reason == "abort" for choice in ends.choices):
+        if aborted:
             self.leg_failed(Failure(Fault.ERROR, "prefill was aborted"))
             return
         self._partner_done = True

@@ -25,6 +25,7 @@ import uvloop
 from .admin import AdminApp, private_socket, serving_admin
 from .admin_relay import AdminRelay
 from .admission_desk import AdmissionDesk
+from .compiled import compiled_modules, outdated_modules
 from .config import ConfigError, ProxyConfig, Timeouts
 from .control import WorkerControl
 from .discovery.roster import Roster
@@ -314,6 +315,7 @@ def run_proxy(config: ProxyConfig, place: Place | None = None) -> None:
     who = "" if place is None else f" [{place.index}]"
     form = f"%(asctime)s{who} %(levelname)s %(message)s"
     logging.basicConfig(level=logging.INFO, format=form, stream=sys.stderr)
+    _say_what_runs()
     if place is None and config.processes > 1:
         failure = uvloop.run(supervise(config, _report))
     else:
@@ -321,6 +323,13 @@ def run_proxy(config: ProxyConfig, place: Place | None = None) -> None:
     if failure is not None:
         _report("fatal", message=failure)
         raise SystemExit(1)
+
+
+def _say_what_runs() -> None:
+    if compiled := compiled_modules():
+        logger.info("%d modules run compiled", len(compiled))
+    if outdated := outdated_modules():
+        logger.warning("changed since they were compiled: %s: run `make compiled`", ", ".join(outdated))
 
 
 async def _serve(config: ProxyConfig, place: Place | None) -> str | None:

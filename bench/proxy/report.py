@@ -5,6 +5,8 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from baton.proxy.compiled import compiled_modules
+
 from ..table import render
 from .cores import Cores
 from .faults import Case, Seen
@@ -56,10 +58,12 @@ class Report:
     def _preamble(self) -> str:
         policies = ", ".join(f"{each.name}: {each.policy}" for each in self.systems if each.policy)
         load = ", ".join(map(str, self.cores.load))
+        compiled = "" if compiled_modules() else "not "
         return (
             f"{platform.machine()}, {os.cpu_count()} CPUs, load average before {self.load_before:.1f}; "
             f"router on core {self.cores.router}, workers and load on {load}. {', '.join(self.peers)}; "
-            f"policies: {policies}. Ratios are to {self.reference} in the same round: median, least and "
+            f"policies: {policies}; baton's hot modules are {compiled}compiled. "
+            f"Ratios are to {self.reference} in the same round: median, least and "
             "most. `direct` shows times, the others what they add."
         )
 

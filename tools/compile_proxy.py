@@ -1,0 +1,87 @@
+"""Compiles what the proxy runs for every request to machine code, in place: `make compiled`.
+
+The modules are what they were: the same sources run uncompiled where no compiler is, or once `make
+uncompiled` has taken the compiled ones away. A compiled module hides its source, so both have to be made
+anew together; `proxy/compiled.py` tells when they differ.
+
+Left out is what mypyc cannot compile: structs with options and what derives from classes of asyncio.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+GROUP = "baton.proxy.machine_code"
+"""The shared library that holds all of them, beside one small one for each."""
+SERVING = (
+    "added answer admission_desk continuation counters exchange gate intake leg notes pair_exchange "
+    "paired_leg relay_leg replay request resume_leg resumption watch"
+)
+ROUTING = (
+    "admission cache_events cache_use cached_keys courses decision_log drain_rate fair_queue fleet ids "
+    "least_squares ledger life load memory observer pair_cost pools prefill_queue prefix_index prices rates "
+    "router sessions slots ticket view worker_bits"
+)
+
+
+def sources() -> list[Path]:
+    """Return the modules that are compiled."""
+    folder = Path("baton", "proxy")
+    serving = [folder / f"{name}.py" for name in SERVING.split()]
+    return [*serving, *(folder / "routing" / f"{name}.py" for name in ROUTING.split())]
+
+
+def remove() -> None:
+    """Take all compiled modules away."""
+    for library in (ROOT / "proxy").glob("**/*.so"):
+        library.unlink()
+
+
+def compile_all() -> None:
+    """Compile in a folder of its own; put the libraries beside their sources."""
+    from mypyc.build import mypycify  # noqa: PLC0415
+    from setuptools import Distribution  # noqa: PLC0415
+    from setuptools.command.build_ext import build_ext  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "baton").symlink_to(ROOT)
+        os.chdir(folder)
+        options = ["--strict", "--explicit-package-bases", "--follow-imports=silent"]
+        extensions = mypycify(
+            [*options, *map(str, sources())],
+            opt_level="2",
+            debug_level="0",
+            multi_file=True,
+            group_name=GROUP,
+        )
+        for extension in extensions:
+            # Headers of a group lie beside the library, and are not looked for there.
+            extension.include_dirs.append(str(Path("build", *GROUP.split(".")[:-1])))
+        build = build_ext(Distribution({"ext_modules": extensions}))
+        build.build_lib, build.build_temp, build.parallel = "lib", "temp", os.cpu_count()
+        build.ensure_finalized()
+        build.run()
+        remove()
+        for library in (folder / "lib" / "baton").glob("**/*.so"):
+            shutil.copy(library, ROOT / library.relative_to(folder / "lib" / "baton"))
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--remove", action="store_true", help="take the compiled modules away")
+    if parser.parse_args().remove:
+        remove()
+    elif shutil.which(os.environ.get("CC", "cc")) is None:
+        sys.exit("make compiled: no C compiler; the proxy runs as it is, at more CPU a request")
+    else:
+        compile_all()
+
+
+if __name__ == "__main__":
+    main()
