@@ -111,6 +111,31 @@ def test_a_signal_ends_it_without_error(started: Process, number: int) -> None:
     assert started.end()[0] == 0
 
 
+@pytest.mark.parametrize("started", [{"is_rank": True}], indirect=True)
+def test_it_says_that_it_has_left_its_ranks(started: Process) -> None:
+    started.until("ready")
+
+    started.process.send_signal(signal.SIGUSR1)
+
+    assert started.until("left")
+    assert started.end()[0] == 0
+
+
+@pytest.mark.parametrize("started", [{"is_rank": True, "stays_because": "unreadable weights"}], indirect=True)
+def test_it_serves_on_if_its_ranks_cannot_do_without_it(started: Process) -> None:
+    started.until("ready")
+
+    started.process.send_signal(signal.SIGUSR1)
+
+    assert started.until("stays")["message"] == "unreadable weights"
+    while (answer := started.open("/v1/chat/completions", {**CHAT, "max_tokens": 3})).status == 503:
+        pass
+    assert json.loads(answer.read())["usage"]["completion_tokens"] == 3
+    started.process.send_signal(signal.SIGUSR1)
+    assert started.until("left")
+    assert started.end()[0] == 0
+
+
 def test_a_signal_while_loading_ends_it_without_error(config: WorkerConfig) -> None:
     worker = Process(config)
     worker.until("listening")

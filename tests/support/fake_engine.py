@@ -34,6 +34,8 @@ from baton.engine.messages import (
     FrontendMessage,
     Generate,
     IntegrityReport,
+    LeaveRanks,
+    LeaveResult,
     Loading,
     PeerResult,
     PhaseTimes,
@@ -71,6 +73,10 @@ class Script:
     fail_param: str | None = None
     fail_after: int = 0
     """Tokens before the failure."""
+    is_rank: bool = False
+    """It has other ranks to leave."""
+    stays_because: str | None = None
+    """Why the other ranks cannot do without it, the first time that it is to leave."""
     die_after: int | None = None
     """As a process: exit with status 7 after so many tokens."""
 
@@ -90,6 +96,7 @@ class FakeEngine:
     def __init__(self, ipc_path: Path, script: Script | None = None) -> None:
         self.script = script or Script()
         self.received: list[FrontendMessage] = []
+        self._leaves = False
         self.violations: list[str] = []
         self.running: dict[tuple[str, int], Running] = {}
         self.changed = threading.Condition()
@@ -186,9 +193,18 @@ class FakeEngine:
                             requests=len(self.running),
                         )
                     )
+                case LeaveRanks():
+                    self._leaves = self.script.is_rank
                 case Shutdown():
-                    self._stop.set()
+                    self._on_shutdown()
             self.changed.notify_all()
+
+    def _on_shutdown(self) -> None:
+        refusal, self.script.stays_because = self.script.stays_because, None
+        if self._leaves:
+            self._send(LeaveResult(stays_because=refusal))
+        if not self._leaves or refusal is None:
+            self._stop.set()
 
     def _on_generate(self, generate: Generate) -> None:
         sampling = generate.sampling

@@ -23,6 +23,7 @@ from baton.engine.messages import (
     Loading,
     RankStanding,
     RequestDone,
+    RequestFailed,
     SamplingParams,
     Shutdown,
 )
@@ -283,10 +284,12 @@ def test_a_newcomer_takes_its_share_while_the_others_serve_and_the_first_may_lea
 
     assert newcomer.ready().lockstep_group == first.ready().lockstep_group
     serve([first, second, newcomer], expected)
+    ask(first, "cut", PROMPTS[1], count=800)
     first.send(LeaveRanks())
-    first.send(Shutdown(grace_s=10.0))
+    first.send(Shutdown(grace_s=0.0))  # what it has left is failed, but it takes steps until it can go
     while not first.has_said(LeaveResult):
         serve([second, newcomer], expected)
+    assert first.wait_for(RequestFailed).request_id == "cut"
     assert first.wait_for(LeaveResult).stays_because is None
     assert first.exit_status() == 0
     serve([second, newcomer], expected)
