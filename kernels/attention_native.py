@@ -10,12 +10,12 @@ from .by_device import reference
 from .native.library import are_plain, function
 
 _ATTEND = function("attend", "ppppppppiiiiiifii")
-_WIDEST = function("attend_widest", "")()
+_WIDEST = function("attend_widest", "")
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
     """Attend; also return the log of each query's normaliser."""
-    if q.shape[-1] > _WIDEST or not are_plain(q, k, v):
+    if q.shape[-1] > _WIDEST() or not are_plain(q, k, v):
         return reference(in_torch.attend)(q, k, v, scale=scale, causal=causal)
     kv_heads, group, queries, dim = q.shape
     out, logs = torch.empty(kv_heads, group, queries, v.shape[-1]), torch.empty(kv_heads, group, queries)

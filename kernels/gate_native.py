@@ -9,7 +9,7 @@ from .gate import Routing
 from .native.library import are_plain, function
 
 _ROUTE = function("route", "ppppiiiiiif")
-_MOST_EXPERTS = function("route_most_experts", "")()
+_MOST_EXPERTS = function("route_most_experts", "")
 
 
 def gate_sigmoid_grouped(
@@ -44,7 +44,7 @@ def gate_softmax_grouped(
 
 
 def _takes(logits: Tensor) -> bool:
-    return logits.is_contiguous() and logits.shape[1] <= _MOST_EXPERTS and are_plain(logits)
+    return logits.is_contiguous() and logits.shape[1] <= _MOST_EXPERTS() and are_plain(logits)
 
 
 def _route(
