@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import msgspec
 
@@ -33,6 +34,8 @@ class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Flags every worker gets."""
     proxy_flags: tuple[str, ...] = ()
     """Flags the proxy gets."""
+    admin_token_file: Path | None = None
+    """What those flags have the proxy ask of admin calls, if they say."""
     launcher: tuple[str, ...] = LAUNCHER
     """What the children's command lines begin with."""
 

@@ -111,6 +111,7 @@ def up(
             *(("--config", str(worker_config)) if worker_config else ()),
             *_repeat("--set", settings),
         ),
+        admin_token_file=_token_file(proxy_set or []),
         proxy_flags=_repeat("--set", [drain, f"processes={proxy_processes}", *(proxy_set or [])]),
     )
     raise typer.Exit(run_fleet(plan, choose_screen(json_events=json_events), drain_s=drain_s))
@@ -247,6 +248,16 @@ def _settings(
         die_with_parent(parent_pid)
     try:
         return load_settings(kind, file=config, flags=flags, overrides=overrides or ())
+    except SettingsError as error:
+        _fail(str(error))
+
+
+def _token_file(proxy_set: list[str]) -> Path | None:
+    from .proxy_admin import token_file_among
+    from .settings import SettingsError
+
+    try:
+        return token_file_among(proxy_set)
     except SettingsError as error:
         _fail(str(error))
 

@@ -1,21 +1,64 @@
 """`baton up`'s calls to its proxy's admin API: list a worker, and have one drained and forgotten."""
 
 import asyncio
+from collections.abc import Iterable
+from pathlib import Path
 
 import aiohttp
 import msgspec
 
 from .fleet_messages import Address
+from .settings import SettingsError, parse_override, put
+
+SETTING = "admin_token_file"
+"""The proxy's setting: calls must bring what stands in that file."""
 
 LOOK_S = 0.1
 TIMEOUT = aiohttp.ClientTimeout(total=10)
 
 
-class ProxyAdmin:
-    """Calls with the token that the proxy was started with."""
+def token_file_among(overrides: Iterable[str]) -> Path | None:
+    """Return the token file that settings of the proxy name, None if they leave that to `baton up`.
 
-    def __init__(self, token: str) -> None:
-        self._headers = {"Authorization": f"Bearer {token}"}
+    Raises `SettingsError` if there is no token in it, since `baton ranks` would be refused.
+    """
+    settings: dict[str, object] = {}
+    for override in overrides:
+        put(settings, *parse_override(override))
+    if SETTING not in settings:
+        return None
+    named = settings[SETTING]
+    flag = f"--proxy-set {SETTING}={named}"
+    if not isinstance(named, str):
+        raise SettingsError(f"{flag}: name a file with a token, or leave it away: `baton ranks` needs one")
+    try:
+        _read_token(Path(named))
+    except _NoTokenError as error:
+        raise SettingsError(f"{flag}: {error}") from error
+    return Path(named)
+
+
+class _NoTokenError(ValueError):
+    """Why a file gives no token."""
+
+
+def _read_token(file: Path) -> str:
+    try:
+        token = file.read_text().strip()
+    except OSError as error:
+        raise _NoTokenError(error.strerror) from error
+    except UnicodeDecodeError as error:
+        raise _NoTokenError("it is not text") from error
+    if not token:
+        raise _NoTokenError("it is empty")
+    return token
+
+
+class ProxyAdmin:
+    """Calls with the token in a file: read anew each time, as the proxy does."""
+
+    def __init__(self, token_file: Path) -> None:
+        self._token_file = token_file
 
     async def add(self, proxy: Address, entry: dict[str, str]) -> str | None:
         """List a worker; return why that failed, if it did."""
@@ -49,8 +92,13 @@ class ProxyAdmin:
         expected: tuple[int, ...],
     ) -> str | None:
         try:
+            token = await asyncio.to_thread(_read_token, self._token_file)
+        except _NoTokenError as error:
+            return f"{self._token_file}: {error}"
+        headers = {"Authorization": f"Bearer {token}"}
+        try:
             async with (
-                aiohttp.ClientSession(timeout=TIMEOUT, headers=self._headers) as session,
+                aiohttp.ClientSession(timeout=TIMEOUT, headers=headers) as session,
                 session.request(method, proxy.url + path, json=body) as answer,
             ):
                 if answer.status in expected:

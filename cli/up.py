@@ -93,9 +93,9 @@ class _Shell:
         self._processes: dict[str, ChildProcess] = {}
         self._watching: list[asyncio.Task[None]] = []
         self._control = FleetControl(self._inbox.put_nowait)
-        self._token_file = folder / "admin_token"
+        self._own_token_file = folder / "admin_token"
         self._token = secrets.token_hex(16)
-        self._admin = ProxyAdmin(self._token)
+        self._admin = ProxyAdmin(plan.admin_token_file or self._own_token_file)
         self._proxy: Address | None = None
 
     async def follow(self, supervisor: Supervisor) -> int:
@@ -182,12 +182,11 @@ class _Shell:
 
     async def _run(self, process: ChildProcess, command: Spawn) -> None:
         if command.workers:
-            await asyncio.to_thread(
-                self._token_file.write_text, self._token
-            )  # in a folder of this user alone
+            # In a folder of this user alone.
+            await asyncio.to_thread(self._own_token_file.write_text, self._token)
             settings = proxy_settings(command.workers) | {
                 "policy": str(self._policy_file),
-                "admin_token_file": str(self._token_file),
+                "admin_token_file": str(self._own_token_file),
             }
             for file, content in ((self._policy_file, POLICY), (self._proxy_file, settings)):
                 await asyncio.to_thread(file.write_text, yaml.safe_dump(content))

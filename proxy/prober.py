@@ -30,8 +30,8 @@ class Prober:
         self._watches: dict[str, asyncio.Task[None]] = {}
         self._wake: dict[str, asyncio.Event] = {}
         self._backoff_s: dict[str, float] = {}
-        self.handshake_failures: dict[tuple[str, str], str] = {}
-        """Why a pair that could hand KV over may not: (prefill, decode) -> reason."""
+        self._failures: dict[tuple[str, str], str] = {}
+        """Why a pair that could hand KV over may not: (prefill, decode) -> reason. Each is logged once."""
         self.changed = asyncio.Event()
         """Set after every look."""
 
@@ -46,8 +46,7 @@ class Prober:
         """Look at it no more."""
         self._watches.pop(worker.name).cancel()
         del self._wake[worker.name], self._backoff_s[worker.name]
-        failures = self.handshake_failures
-        self.handshake_failures = {pair: why for pair, why in failures.items() if worker.name not in pair}
+        self._failures = {pair: why for pair, why in self._failures.items() if worker.name not in pair}
         self.changed.set()
 
     def stop(self) -> None:
@@ -116,13 +115,17 @@ class Prober:
         if kv is None or control is None:
             return
         incarnations = (prefill.sighting.incarnation, decode.sighting.incarnation)
+        problem: str | None = None
         try:
             await control.shake_hands(kv)
         except ControlError as error:
-            if self.handshake_failures.get(pair) != str(error):
-                logger.warning("%s could not shake hands with %s: %s", decode.name, prefill.name, error)
-            self.handshake_failures[pair] = str(error)
-            return
-        if incarnations == (prefill.sighting.incarnation, decode.sighting.incarnation):
-            self.handshake_failures.pop(pair, None)
+            problem = str(error)
+        if any(self._fleet.workers.get(worker.name) is not worker for worker in (prefill, decode)):
+            return  # one was removed meanwhile; another may have its name
+        if problem is not None:
+            if self._failures.get(pair) != problem:
+                logger.warning("%s could not shake hands with %s: %s", decode.name, prefill.name, problem)
+            self._failures[pair] = problem
+        elif incarnations == (prefill.sighting.incarnation, decode.sighting.incarnation):
+            self._failures.pop(pair, None)
             self._fleet.shaken(prefill, decode)

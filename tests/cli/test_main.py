@@ -46,6 +46,15 @@ def test_a_worker_without_a_model_says_so() -> None:
     assert "missing required field `model`" in done.stderr
 
 
+def test_a_fleet_whose_admin_token_cannot_be_had_does_not_start(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+
+    done = baton("up", "--model", str(tmp_path), "--proxy-set", f"admin_token_file={tmp_path}/none")
+
+    problem = f"baton: --proxy-set admin_token_file={tmp_path}/none: No such file or directory\n"
+    assert (done.returncode, done.stderr) == (2, problem)
+
+
 def test_a_proxy_without_workers_says_so() -> None:
     done = baton("proxy")
 

@@ -12,6 +12,7 @@ from baton.bench.gpu.cases import attention, elementwise, moe
 from baton.bench.gpu.error import TOLERANCE, relative_error
 from baton.kernels.attention import attend
 from baton.kernels.by_device import NATIVE, native, reference
+from baton.kernels.gate import gate_sigmoid_grouped, gate_softmax_grouped
 from baton.kernels.gqa_layer import GqaLayer, gqa_decode_layer
 from baton.kernels.linear import gated_mlp
 from baton.kernels.mla_layer import MlaLayer, PagedRows, mla_decode_layer
@@ -153,6 +154,26 @@ def test_gates(experts: int, groups: int, top_groups: int, normalise: bool, sigm
             normalise=normalise,
         )
     )  # fmt: skip
+
+
+def test_a_gate_that_asks_for_more_experts_than_it_may_choose_names_existing_ones_all_the_same() -> None:
+    asked = {"top_k": 3, "num_groups": 6, "top_groups": 1, "normalise": False, "scale": 1.0}
+    logits, bias = make().normal(5, 12), make().normal(12)
+
+    for operation, inputs in ((gate_sigmoid_grouped, (logits, bias)), (gate_softmax_grouped, (logits,))):
+        weights, ids = native_of(operation)(*(each.clone() for each in inputs), **asked)
+
+        assert ids.min() >= 0
+        assert ids.max() < 12
+        assert torch.equal(weights, reference(operation)(*(each.clone() for each in inputs), **asked)[0])
+
+
+def test_a_gate_that_judges_a_group_by_two_experts_refuses_groups_of_one() -> None:
+    with pytest.raises(RuntimeError, match="out of range"):
+        native_of(gate_sigmoid_grouped)(
+            make().normal(5, 12), make().normal(12), top_k=3, num_groups=12, top_groups=4, normalise=True,
+            scale=1.0,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize(("rows", "hidden", "width"), [(1, 7, 5), (9, 40, 24), (33, 72, 100)])
