@@ -9,7 +9,18 @@ from typing import Any
 
 import msgspec
 
-from .told import DONE, EVENT_END, PREFIX, NotTextError, Told, finish_of, note, pieces_of, read_event
+from .told import (
+    DONE,
+    EVENT_END,
+    PREFIX,
+    NotTextError,
+    Told,
+    finish_of,
+    note,
+    pieces_of,
+    read_event,
+    tells_usage,
+)
 
 _encode = msgspec.json.Encoder().encode
 
@@ -59,7 +70,7 @@ class Continuation:
         ends = finish_of(event) is not None
         if ends:
             self._expect_all_heard()
-        says_end, says_usage = ends and not self.told.finished, _is_usage(event) and not self.told.usage
+        says_end, says_usage = ends and not self.told.finished, tells_usage(event) and not self.told.usage
         if not (new or says_end or says_usage or not self.told.opened):
             return b""
         for key in pieces.keys() - new.keys():
@@ -96,10 +107,6 @@ class Continuation:
         if self.told.created is not None and "created" in event:
             event["created"] = self.told.created
         return event
-
-
-def _is_usage(event: dict[str, Any]) -> bool:
-    return not event.get("choices") and event.get("usage") is not None
 
 
 def _set(event: dict[str, Any], key: str, piece: str) -> None:

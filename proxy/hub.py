@@ -17,6 +17,7 @@ from .routing.decision_log import DecisionLog
 from .routing.fleet import Worker
 from .routing.router import Router
 from .routing.tenants import Tenants
+from .turns import Turns
 from .upstream import Pool
 from .watch import Watch
 
@@ -62,6 +63,8 @@ class Hub:
     messages: Messages
     replays: Replays
     """Streams that can be continued when their worker dies."""
+    read_backs: Turns
+    """Streams that broke off, to be read back."""
     now: Callable[[], float] = field(init=False)
     """Returns the time on the loop's clock."""
     counters: Counters = field(default_factory=Counters)

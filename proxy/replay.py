@@ -2,7 +2,7 @@
 
 A stream is kept as references to the bytes that were relayed, with its request. A timer looks at how much
 that is: where all streams together have more than the budget, the longest are kept no longer, and end by an
-error if they break off.
+error if they break off. One that broke off counts too, and is dropped for no budget.
 """
 
 import asyncio
@@ -41,10 +41,14 @@ class Replay:
     """The leg under way, while it is kept."""
     forget: Callable[[], None] | None = None
     """Lets go of the request."""
+    told: Told | None = None
+    """What takes the place of the leg, once it broke off and was read back."""
 
     @property
     def kept_bytes(self) -> int:
         """What it takes."""
+        if self.told is not None:
+            return self.body_bytes + self.told.kept_bytes
         return 0 if self.leg is None else self.body_bytes + self.leg.received
 
 
@@ -75,12 +79,14 @@ class Replays:
         self._most_bytes = most_bytes
         self._loop = loop
         self._kept: set[Replay] = set()
+        self.resuming: set[Replay] = set()
+        """Those that broke off: their requests are needed now, whatever the budget."""
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def kept_bytes(self) -> int:
         """What all of them take."""
-        return sum(each.kept_bytes for each in self._kept)
+        return sum(each.kept_bytes for each in self._kept | self.resuming)
 
     def keep(self, replay: Replay, leg: RelayLeg, forget: Callable[[], None]) -> bool:
         """Keep what `leg` relays from now on; return whether that is done."""
@@ -92,9 +98,25 @@ class Replays:
             self._timer = self._loop.call_later(LOOK_S, self.look)
         return True
 
+    def broke_off(self, replay: Replay) -> None:
+        """Keep it, unless it is kept no longer, until it is discarded."""
+        if replay in self._kept:
+            self._kept.discard(replay)
+            self.resuming.add(replay)
+
+    def read_back(self, replay: Replay, told: Told) -> None:
+        """Keep what it told in place of its bytes."""
+        replay.told = told
+        self._let_leg_go(replay)
+
     def discard(self, replay: Replay) -> None:
         """Keep it no longer."""
         self._kept.discard(replay)
+        self.resuming.discard(replay)
+        replay.told = None
+        self._let_leg_go(replay)
+
+    def _let_leg_go(self, replay: Replay) -> None:
         if replay.leg is not None:
             replay.leg.kept = None
         replay.leg = replay.forget = None

@@ -16,16 +16,19 @@ from .resume_leg import LAST_CHUNK, ResumeLeg
 from .routing.commands import Failure, Fault, SendBoth, SendDecode, SendPrefill
 from .routing.fleet import Kind, Worker
 from .upstream import Pieces, Pool
+from .watch import NEVER
 
 
 class ResumableExchange(PairExchange):
     """One completion being served."""
 
-    __slots__ = ("_broken", "_may_resume", "_replay")
+    __slots__ = ("_breaking", "_broken", "_may_resume", "_replay")
 
     def __init__(self, hub: Hub, client: ClientConnection, request: ClientRequest) -> None:
         super().__init__(hub, client, request)
         self._replay: Replay | None = None
+        self._breaking: Failure | None = None
+        """Why the stream broke off, until it is read back."""
         self._broken: Broken | None = None
         """What the client has, once its stream broke off."""
         self._may_resume = True
@@ -34,17 +37,39 @@ class ResumableExchange(PairExchange):
 
     def leg_broken(self, failure: Failure) -> None:
         """The answer stopped after the client had seen some of it: continue it, or say so."""
-        broken = self._continuable()
-        if broken is None:
-            super().leg_broken(failure)
+        leg, replay = self._leg, self._replay
+        again = leg if isinstance(leg, ResumeLeg) else None
+        if not self._may_resume or replay is None or (again is not None and again.diverged):
+            self._tell_end(failure)
+        elif again is not None:
+            self._go_on(failure)
+        elif self._breaking is None and isinstance(leg, RelayLeg):
+            # Others broke off with it, and reading one back takes long: the loop does something else between.
+            self._breaking, self.due = failure, NEVER
+            self._hub.replays.broke_off(replay)
+            self._hub.read_backs.add(self._read_back)
+
+    def _tell_end(self, failure: Failure) -> None:
+        self._breaking = None
+        super().leg_broken(failure)
+
+    def _read_back(self) -> None:
+        """Go on where the stream broke off, unless its client left or the proxy's grace ended meanwhile."""
+        failure, leg, replay = self._breaking, self._leg, self._replay
+        if failure is None or replay is None or not isinstance(leg, RelayLeg):
             return
-        if broken.told.done:
+        broken = broken_stream(leg)
+        if broken is None:
+            self._tell_end(failure)
+        elif broken.told.done:
             self._client.transport.write(LAST_CHUNK if broken.chunked else b"")
             self.leg_ended()
-            return
-        self._broken = broken
-        if self._replay is not None:
-            self._hub.replays.discard(self._replay)  # its request is needed now, whatever the budget
+        else:
+            self._breaking, self._broken = None, broken
+            self._hub.replays.read_back(replay, broken.told)
+            self._go_on(failure)
+
+    def _go_on(self, failure: Failure) -> None:
         self._log_failure(failure)
         self._run(self._living().stream_lost(failure, self.now()))
         self._hub.desk.rearm()
@@ -55,14 +80,6 @@ class ResumableExchange(PairExchange):
             super().leg_rejected()
         else:
             self.leg_failed(Failure(Fault.ERROR, "it refused to go on with a stream"))
-
-    def _continuable(self) -> Broken | None:
-        leg = self._leg
-        if not self._may_resume or self._replay is None:
-            return None
-        if isinstance(leg, ResumeLeg):
-            return None if leg.diverged else self._broken
-        return broken_stream(leg) if isinstance(leg, RelayLeg) else None
 
     # --- sending and relaying
 
@@ -122,6 +139,7 @@ class ResumableExchange(PairExchange):
         self._tell_broken(Failure(Fault.LOST, "the proxy is shutting down"))
 
     def _leave(self) -> None:
+        self._breaking = None
         if self._replay is not None:
             self._hub.replays.discard(self._replay)
         super()._leave()

@@ -57,6 +57,7 @@ from .siblings.publisher import Publisher
 from .siblings.shadows import Shadows
 from .siblings.supervisor import supervise
 from .tenant_file import read_tenant_file
+from .turns import Turns
 from .upstream import Pool, UnixAddress
 from .watch import Watch
 
@@ -279,6 +280,7 @@ def _build(
         watch=Watch(loop, _sweep_s(config.timeouts)),
         messages=Messenger(reaper, prober),
         replays=Replays(config.limits.replay_bytes, loop),
+        read_backs=Turns(loop),
     )
     links = None if place is None else _links(place, publisher, hub)
     return Proxy(hub, prober, reaper, FleetKeeper(hub, prober, controls, session, tasks), links)

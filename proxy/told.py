@@ -4,6 +4,7 @@ Read only when the stream has broken off. It can be continued by another worker 
 text of one answer; anything else in it (tool calls, token ids) cannot be cut at a character.
 """
 
+import sys
 from typing import Any
 
 import msgspec
@@ -23,7 +24,7 @@ class NotTextError(ValueError):
 class Told:
     """Everything that was told so far."""
 
-    __slots__ = ("created", "done", "events", "finished", "id", "opened", "pieces", "usage")
+    __slots__ = ("created", "done", "events", "finished", "id", "kept_bytes", "opened", "pieces", "usage")
 
     def __init__(self) -> None:
         self.id: str | None = None
@@ -34,6 +35,8 @@ class Told:
         """The first event of a chat, with the role, was sent."""
         self.pieces: dict[str, list[str]] = {}
         """By key of the delta, or `text` of a completion: all of it, as it came."""
+        self.kept_bytes = 0
+        """What the pieces take in memory."""
         self.finished = False
         """A reason for the end was told."""
         self.usage = False
@@ -69,6 +72,11 @@ def finish_of(event: dict[str, Any]) -> str | None:
     """Return the reason for the end, if an event tells one."""
     choices = event.get("choices")
     return choices[0].get("finish_reason") if choices else None
+
+
+def tells_usage(event: dict[str, Any]) -> bool:
+    """Whether an event is the one that tells the usage of the whole answer."""
+    return not event.get("choices") and event.get("usage") is not None
 
 
 def read_event(event: bytes) -> dict[str, Any] | None:
@@ -109,8 +117,9 @@ def note(told: Told, event: dict[str, Any], pieces: dict[str, str]) -> None:
     told.events += 1
     for key, piece in pieces.items():
         told.pieces.setdefault(key, []).append(piece)
+        told.kept_bytes += sys.getsizeof(piece)
     told.finished = told.finished or finish_of(event) is not None
-    told.usage = told.usage or (not event.get("choices") and event.get("usage") is not None)
+    told.usage = told.usage or tells_usage(event)
 
 
 def unchunked(data: bytes) -> bytes | None:

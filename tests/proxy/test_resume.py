@@ -5,12 +5,14 @@ The workers give the same answer, in pieces of their own.
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from baton.proxy.config import Limits, Timeouts
 from baton.proxy.notes import FRAMING_EVENTS
+from baton.proxy.resumption import ResumableExchange
 from baton.proxy.routing.view import RequestView
 
 from .fake_sglang import Bootstrap
@@ -251,6 +253,109 @@ async def test_what_is_being_taken_up_again_is_not_dropped_for_the_budget() -> N
         answer = await asking
 
         assert told(answer)[0] == "".join(WORDS)
+
+
+async def test_what_is_being_taken_up_again_counts_against_the_budget_of_the_others() -> None:
+    async def never_answers(worker: FakeWorker, connection: Connection, request: Request) -> None:
+        worker.hanging.set()
+        await connection.until_closed()
+
+    long = chat(temperature=0, user="x" * 5000)
+    limits = Limits(replay_bytes=6000)
+    async with housed(*two_pairs(), limits=limits) as house, house.connect() as client:
+        first, second = deciders(house)
+        replays = house.proxy.hub.replays
+        first.next.append(dies_after(2))
+        first.go_on.set()
+        second.next.append(never_answers)
+        await client.post(long)
+        await second.hanging.wait()
+        resumed_bytes = replays.kept_bytes
+        first.go_on.clear()
+        first.next.append(dies_after(5))
+        async with house.connect() as other:
+            await other.post(chat(temperature=0))
+            await other.reader.readuntil(b"five")
+            assert replays.kept_bytes > limits.replay_bytes
+            replays.look()
+
+            assert resumed_bytes >= len(long) + len("one two ")
+            assert replays.kept_bytes == resumed_bytes
+            metrics = (await house.get("/metrics")).body.decode()
+            assert f"baton_proxy_replay_bytes {float(resumed_bytes)}" in metrics
+        client.leave()
+        await second.aborted.wait()
+        assert replays.kept_bytes == 0
+
+
+def once_broken_off(house: House, act: Callable[[], None]) -> None:
+    """Act between a stream's breaking off and its being read back, each in a turn of the loop of its own."""
+    hub = house.proxy.hub
+
+    def look() -> None:
+        if hub.replays.resuming:
+            act()
+        else:
+            hub.read_backs.add(look)
+
+    hub.read_backs.add(look)
+
+
+async def test_a_client_that_leaves_before_its_stream_is_read_back_ends_it() -> None:
+    async with housed(*two_pairs()) as house, house.connect() as client:
+        first, second = deciders(house)
+        first.next.append(dies_after(2))
+        await client.post(chat(temperature=0), "X-Request-Id: r")
+        await first.said.wait()
+        await client.reader.readuntil(b"two ")
+        [seen] = house.proxy.clients.open
+        once_broken_off(house, seen.transport.abort)
+        first.go_on.set()
+        await first.aborted.wait()
+
+        assert first.aborts == ["r"]
+        assert second.requests == []
+        assert house.proxy.hub.replays.kept_bytes == 0
+
+
+async def test_a_proxy_that_ends_before_a_stream_is_read_back_says_so_in_it() -> None:
+    async with housed(*two_pairs()) as house, house.connect() as client:
+        first, second = deciders(house)
+        first.next.append(dies_after(2))
+        await client.post(chat(temperature=0))
+        await client.reader.readuntil(b"two ")
+        [exchange] = house.proxy.hub.exchanges
+        once_broken_off(house, exchange.shut_down)
+        first.go_on.set()
+        rest = await client.answer_rest()
+
+        assert b"shutting down" in rest
+        assert rest.endswith(b"0\r\n\r\n")
+        assert second.requests == []
+
+
+async def test_a_stream_that_waits_to_be_read_back_is_dropped_for_no_budget_and_no_deadline() -> None:
+    async with housed(*two_pairs(), limits=Limits(replay_bytes=1)) as house, house.connect() as client:
+        first, second = deciders(house)
+        first.next.append(dies_after(2))
+        second.usual = serves
+        await client.post(chat(temperature=0))
+        await client.reader.readuntil(b"two ")
+        [exchange] = house.proxy.hub.exchanges
+        assert isinstance(exchange, ResumableExchange)
+
+        def look_and_be_late() -> None:
+            house.proxy.hub.replays.look()
+            exchange.overdue(1e9)
+            seen.append(len(house.proxy.hub.replays.resuming))
+
+        seen = list[int]()
+        once_broken_off(house, look_and_be_late)
+        first.go_on.set()
+        rest = await client.answer_rest()
+
+        assert seen == [1]
+        assert (rest.count(b"three"), rest.count(b"five"), rest.count(b"[DONE]")) == (1, 1, 1)
 
 
 FAILS_AGAIN = {"500": fails(500), "400": fails(400), "dies": says(b""), "breaks off": dies_after(4)}
