@@ -87,7 +87,7 @@ class ModelRunner:
             logits = self._model.prefill(self._prefill_staging.pack(step.chunks, step.completed), self._kv)
             drawings += _draw(self._prompt_sampler, logits, step.completed)
         if step.decode:
-            self._threads.use_for_decode()
+            self._threads.use_for_decode(len(step.decode))
             batch = self._decode_staging.pack(step.decode, step.follows, self._drawn)
             ahead = None if step.follows is None else [draw is not None for draw in step.follows]
             decoded = _draw(self._decode_sampler, self._model.decode(batch, self._kv), step.decode, ahead)

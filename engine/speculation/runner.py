@@ -120,7 +120,7 @@ class SpeculativeRunner:
         if step.chunks:
             self._threads.use_for_prompts()
             outcomes += self._prompts(step)
-        self._threads.use_for_decode()
+        self._threads.use_for_decode(len(step.decode))
         if step.decode:
             outcomes += self._rows(step.decode)
         hopeful = [(outcome, count) for outcome in outcomes if (count := self._wanted(outcome))]

@@ -1,4 +1,4 @@
-"""Prompts get all threads, decode steps one fewer, unless the configuration says otherwise."""
+"""Prompts get all threads, decode steps of few rows one fewer, unless the configuration says otherwise."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from baton.engine.config import Role, WorkerConfig
-from baton.engine.threads import ComputeThreads
+from baton.engine.threads import MANY_ROWS, ComputeThreads
 
 
 @pytest.fixture(autouse=True)
@@ -43,3 +43,17 @@ def test_each_phase_computes_with_its_own_threads() -> None:
 
     threads.use_for_decode()
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize(("rows", "used"), [(1, 2), (MANY_ROWS - 1, 2), (MANY_ROWS, 3), (4 * MANY_ROWS, 3)])
+def test_many_decode_rows_get_all_threads(rows: int, used: int) -> None:
+    ComputeThreads.of(config(threads=3)).use_for_decode(rows)
+
+    assert torch.get_num_threads() == used
+
+
+@pytest.mark.parametrize("rows", [1, MANY_ROWS])
+def test_chosen_decode_threads_hold_for_any_number_of_rows(rows: int) -> None:
+    ComputeThreads.of(config(threads=3, decode_threads=1)).use_for_decode(rows)
+
+    assert torch.get_num_threads() == 1
