@@ -31,6 +31,9 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any setting, dotted; repeatable."),
 ]
+ProxySettings = Annotated[
+    list[str] | None, typer.Option(metavar="KEY=VALUE", help="A setting of the proxy; repeatable.")
+]
 Host = Annotated[str | None, typer.Option(help="Address to listen on.")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0: a free one.")]
 Join = Annotated[str | None, typer.Option(metavar="URL", help="A worker whose serving ranks this one joins.")]
@@ -75,9 +78,7 @@ def up(
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of the workers; repeatable."),
     ] = None,
     proxy_processes: Annotated[int, typer.Option(min=1, help="Processes of the proxy.")] = 1,
-    proxy_set: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="A setting of the proxy; repeatable.")
-    ] = None,
+    proxy_set: ProxySettings = None,
     drain_s: Annotated[float, typer.Option(help="Seconds that requests in flight get after Ctrl-C.")] = 30.0,
     json_events: Annotated[bool, typer.Option("--json", help="Events as JSON lines, for programs.")] = False,
 ) -> None:

@@ -15,7 +15,7 @@ The life of a request, and the file it happens in:
 Beside it: compiled.py (which of these run as machine code), prober.py (who is there, who shook hands),
 fleet_keeper.py (workers added, drained and removed, as discovery/ or an admin call wants it),
 policy_watch.py (policy files that change), admin.py (`/v1/models`, `/ready`, `/fleet`, `/metrics`),
-server.py (starts and drains it all), siblings/ (several processes on one port). Only `routing/` decides; it
-has no I/O and no clock.
+assembly.py (joins them all), server.py (starts and drains it), siblings/ (several processes on one port).
+Only `routing/` decides; it has no I/O and no clock.
 Importing this package loads neither torch nor triton.
 """

@@ -14,7 +14,7 @@ from aiohttp.typedefs import Middleware
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from .errors import ApiError
+from .admin_answers import error_answer
 from .fleet_keeper import FleetKeeper
 from .hub import Hub
 from .readiness import fleet_report, models_report, policies_report, ready_report
@@ -75,7 +75,7 @@ class AdminApp:
         for entry in models_report(self._hub.router.fleet, self._started_at)["data"]:
             if entry["id"] == wanted:
                 return web.json_response(entry)
-        return _error(404, f"the model {wanted!r} does not exist", param="model", code="model_not_found")
+        return error_answer(404, f"the model {wanted!r} does not exist", "model_not_found", param="model")
 
     async def _front_serves_it(self, request: web.Request) -> web.Response:
         raise web.HTTPInternalServerError(reason="a completion must not come here")
@@ -90,16 +90,10 @@ async def openai_errors(request: web.Request, handler: Handler) -> web.StreamRes
         if error.status < 400:
             raise
         message = f"{HTTPStatus(error.status).phrase}: {request.method} {request.path}"
-        answer = _error(error.status, message, code=HTTPStatus(error.status).name.lower())
+        answer = error_answer(error.status, message, HTTPStatus(error.status).name.lower())
         if "Allow" in error.headers:
             answer.headers["Allow"] = error.headers["Allow"]
         return answer
-
-
-def _error(status: int, message: str, *, param: str | None = None, code: str) -> web.Response:
-    kind = "server_error" if status >= 500 else "invalid_request_error"
-    error = ApiError(status=status, message=message, type=kind, param=param, code=code)
-    return web.Response(status=status, body=error.body(), content_type="application/json")
 
 
 @contextlib.asynccontextmanager

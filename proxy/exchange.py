@@ -231,9 +231,9 @@ class Exchange:
             case TellBroken():
                 self._tell_broken(command.failure)
             case Abort():
-                self._hub.messages.abort(command)
+                self._hub.abort(command)
             case Probe():
-                self._hub.messages.probe(command.worker)
+                self._hub.probe(command.worker)
             case _:
                 assert_never(command)
 

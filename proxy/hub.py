@@ -1,4 +1,4 @@
-"""What the parts of one proxy share: built once by `server.py`, handed to every connection."""
+"""What the parts of one proxy share: built once by `assembly.py`, handed to every connection."""
 
 import asyncio
 from collections.abc import Callable
@@ -20,18 +20,6 @@ from .routing.tenants import Tenants
 from .turns import Turns
 from .upstream import Pool
 from .watch import Watch
-
-
-class Messages(Protocol):
-    """What an exchange has others do: neither call waits."""
-
-    def abort(self, command: Abort) -> None:
-        """Tell a worker to drop a request."""
-        ...
-
-    def probe(self, worker: Worker) -> None:
-        """Look at a worker soon."""
-        ...
 
 
 class Closable(Protocol):
@@ -60,7 +48,10 @@ class Hub:
     admin_pool: Pool
     """Connections to the admin application."""
     watch: Watch
-    messages: Messages
+    abort: Callable[[Abort], None]
+    """Has a worker told to drop a request, without waiting for it."""
+    probe: Callable[[Worker], None]
+    """Has a worker looked at soon."""
     replays: Replays
     """Streams that can be continued when their worker dies."""
     read_backs: Turns

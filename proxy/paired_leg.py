@@ -5,14 +5,13 @@ ends the other, since neither can go on without it. Both are sent once: a room t
 request that goes out a second time, can end both workers' schedulers.
 """
 
-from collections.abc import Sequence
 from typing import Protocol
 
 from .body import PrefillAnswer, read_prefill_answer, was_aborted
 from .leg import LegOwner, PrefillLeg, fault_of
 from .relay_leg import HELD_ANSWER_BYTES, RelayLeg
 from .routing.commands import Failure, Fault
-from .upstream import Pool
+from .upstream import Pieces, Pool
 
 
 class PairOwner(LegOwner, Protocol):
@@ -48,9 +47,9 @@ class PairedLeg(RelayLeg):
         self,
         owner: PairOwner,
         pool: Pool,
-        pieces: Sequence[bytes | memoryview],
+        pieces: Pieces,
         prefill_pool: Pool,
-        prefill_pieces: Sequence[bytes | memoryview],
+        prefill_pieces: Pieces,
     ) -> None:
         super().__init__(owner, pool, pieces)
         self._pair_owner = owner

@@ -5,7 +5,6 @@ second request for it can end both workers' schedulers. So a retry gets a new on
 """
 
 import secrets
-from collections.abc import Sequence
 
 import msgspec
 
@@ -13,11 +12,10 @@ from .body import RequestBody
 from .request import LegHead
 from .routing.commands import SendBoth
 from .routing.fleet import KvAddress
-from .upstream import Pool
+from .upstream import Pieces, Pool
 
 ROOM_BITS = 63
 _encode = msgspec.json.Encoder().encode
-Pieces = Sequence[bytes | memoryview]
 
 
 def new_room() -> int:

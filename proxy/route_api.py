@@ -3,9 +3,9 @@
 from dataclasses import replace
 from typing import Any
 
-import msgspec
 from aiohttp import web
 
+from .admin_answers import json_answer
 from .body import BodyError, RequestBody
 from .hub import Hub
 from .intake import view_of
@@ -29,7 +29,7 @@ class RouteApi:
         record = self._hub.log.find(request.match_info["request_id"])
         if record is None:
             raise web.HTTPNotFound
-        return _json(explain(record))
+        return json_answer(explain(record))
 
     async def _dry_run(self, request: web.Request) -> web.Response:
         """Decide on the completion that the body asks for, and send it nowhere."""
@@ -42,7 +42,7 @@ class RouteApi:
         report = self._would(courses.of(view.model), view)
         if courses.shadow is not None:
             report["shadow"] = self._would(courses.shadow, view)
-        return _json(report)
+        return json_answer(report)
 
     def _view(self, body: RequestBody) -> RequestView:
         guess = self._hub.config.output_tokens_guess
@@ -54,7 +54,3 @@ class RouteApi:
         if decision is None:
             return {"policy_version": course.version, "decode": None, "candidates": []}
         return explain_decision(decision, course.version)
-
-
-def _json(report: dict[str, Any]) -> web.Response:
-    return web.Response(body=msgspec.json.encode(report), content_type="application/json")

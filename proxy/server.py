@@ -8,14 +8,11 @@ port cannot be had. Everything meant for people goes to standard error.
 import asyncio
 import contextlib
 import gc
-import importlib
 import logging
 import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -24,42 +21,19 @@ import uvloop
 
 from .admin import AdminApp, private_socket, serving_admin
 from .admin_relay import AdminRelay
-from .admission_desk import AdmissionDesk
+from .assembly import Parts, assemble, read_files
 from .compiled import compiled_modules, outdated_modules
-from .config import ConfigError, ProxyConfig, Timeouts
-from .control import WorkerControl
+from .config import ConfigError, ProxyConfig
 from .discovery.roster import Roster
 from .discovery.sources import discover, source_of
-from .fleet_keeper import FleetKeeper
 from .front import ClientConnection, Clients, Serving
-from .hub import Hub
 from .metrics import registry_of
-from .policy_watch import PolicyWatch, open_courses
-from .prober import Prober
 from .readiness import is_complete, is_ready
-from .reaper import Reaper
-from .replay import Replays
 from .request import ClientRequest
 from .resumption import ResumableExchange
-from .routing.cache_use import CacheUse
-from .routing.commands import Abort
-from .routing.courses import Courses
-from .routing.decision_log import DecisionLog
-from .routing.fleet import Fleet, Worker
-from .routing.ids import RequestIds
-from .routing.load import WorkerFacts
-from .routing.router import Router
-from .routing.tenants import OPEN_HOUSE, Tenants
 from .siblings.admin import sibling_calls
-from .siblings.links import SiblingLinks
 from .siblings.place import Place
-from .siblings.publisher import Publisher
-from .siblings.shadows import Shadows
 from .siblings.supervisor import supervise
-from .tenant_file import read_tenant_file
-from .turns import Turns
-from .upstream import Pool, UnixAddress
-from .watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -67,41 +41,21 @@ GC_ALLOCATIONS = 20_000
 """Objects that may come and stay before young ones are looked through."""
 SETTLE_S = 5.0
 """How long the last aborts may take when the proxy stops."""
-SWEEP_RANGE_S = (0.005, 0.25)
 
 
 class ListenError(RuntimeError):
     """The port cannot be had."""
 
 
-class Messenger:
-    """Carries what exchanges have to say beside their legs."""
-
-    def __init__(self, reaper: Reaper, prober: Prober) -> None:
-        self._reaper = reaper
-        self._prober = prober
-
-    def abort(self, command: Abort) -> None:
-        """Tell a worker to drop a request."""
-        self._reaper.abort(command)
-
-    def probe(self, worker: Worker) -> None:
-        """Look at a worker soon."""
-        self._prober.probe(worker)
-
-
 class Proxy:
     """A running proxy."""
 
-    def __init__(
-        self, hub: Hub, prober: Prober, reaper: Reaper, keeper: FleetKeeper, links: SiblingLinks | None
-    ) -> None:
-        self.hub = hub
-        self.prober = prober
-        self.reaper = reaper
-        self.keeper = keeper
-        self.links = links
-        """To the other processes of the same proxy."""
+    def __init__(self, parts: Parts) -> None:
+        self.hub = hub = parts.hub
+        self.prober = parts.prober
+        self.reaper = parts.reaper
+        self.keeper = parts.keeper
+        self.links = parts.links
         self.clients = Clients()
         self.host = hub.config.host
         self.port = hub.config.port
@@ -179,14 +133,14 @@ async def running_proxy(config: ProxyConfig, place: Place | None = None) -> Asyn
 
     `place`: which of several processes it is. Raises `ConfigError` for a file that the configuration names.
     """
-    files = await asyncio.to_thread(_read_files, config, asyncio.get_running_loop().time())
+    files = await asyncio.to_thread(read_files, config, asyncio.get_running_loop().time())
     async with (
         private_socket(None if place is None else place.admin_socket) as (bound, path),
         aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
         contextlib.AsyncExitStack() as stack,
         asyncio.TaskGroup() as tasks,
     ):
-        proxy = _build(config, files, session, tasks, admin_socket=path, place=place)
+        proxy = Proxy(assemble(config, files, session, tasks, admin_socket=path, place=place))
         calls = None if place is None else await stack.enter_async_context(sibling_calls(place))
         admin = AdminApp(proxy.hub, proxy.keeper, registry_of(proxy.hub, proxy.reaper))
         app = admin.application(*([] if calls is None else [calls.middleware]))
@@ -217,99 +171,6 @@ async def running_proxy(config: ProxyConfig, place: Place | None = None) -> Asyn
                 if proxy.links is not None:
                     proxy.links.close()
                 proxy.close()
-
-
-@dataclass(frozen=True, slots=True)
-class Files:
-    """What the files say that a configuration names."""
-
-    tenants: Tenants
-    courses: Courses
-
-
-def _read_files(config: ProxyConfig, now: float) -> Files:
-    known = OPEN_HOUSE if config.tenants_file is None else read_tenant_file(Path(config.tenants_file))
-    if any(worker.kv_events is not None for worker in config.workers):
-        try:
-            importlib.import_module("zmq")
-        except ImportError as error:
-            raise ConfigError("workers: kv_events needs pyzmq: pip install pyzmq") from error
-    return Files(Tenants(known), open_courses(config, now))
-
-
-def _build(
-    config: ProxyConfig,
-    files: Files,
-    session: aiohttp.ClientSession,
-    tasks: asyncio.TaskGroup,
-    *,
-    admin_socket: Path,
-    place: Place | None,
-) -> Proxy:
-    loop = asyncio.get_running_loop()
-    courses = files.courses
-    fleet = Fleet(())
-    log = DecisionLog(config.explained_requests, lambda model: courses.of(model).version)
-    cache_use = CacheUse(courses)
-    publisher = Publisher()
-    router = Router(
-        fleet,
-        courses,
-        config.limits.lost_attempts,
-        (courses, log, cache_use, *(() if place is None else (publisher,))),
-        config.admission if place is None else config.admission.share(place.count),
-        ids=RequestIds() if place is None else RequestIds(place.id_suffix),
-    )
-    fleet.listeners.append(lambda worker, now: _describe(courses, worker))
-    fleet.on_remove.append(courses.removed)
-    controls: dict[str, WorkerControl] = {}
-    prober = Prober(fleet, controls, config.probing, tasks)
-    reaper = Reaper(router, controls, tasks)
-    hub = Hub(
-        config=config,
-        loop=loop,
-        router=router,
-        desk=AdmissionDesk(router, loop),
-        courses=courses,
-        log=log,
-        cache_use=cache_use,
-        policy_watch=PolicyWatch(config, courses, log, fleet, loop.time),
-        tenants=files.tenants,
-        pools={},
-        admin_pool=Pool(UnixAddress(admin_socket), tasks, connect_timeout_s=5.0, max_idle=64),
-        watch=Watch(loop, _sweep_s(config.timeouts)),
-        messages=Messenger(reaper, prober),
-        replays=Replays(config.limits.replay_bytes, loop),
-        read_backs=Turns(loop),
-    )
-    links = None if place is None else _links(place, publisher, hub)
-    return Proxy(hub, prober, reaper, FleetKeeper(hub, prober, controls, session, tasks), links)
-
-
-def _links(place: Place, publisher: Publisher, hub: Hub) -> SiblingLinks:
-    learners = (hub.courses, hub.cache_use)
-
-    def shadows() -> Shadows:
-        return Shadows(hub.router, learners, hub.desk.release)
-
-    return SiblingLinks(place, publisher, hub.router, hub.messages, shadows)
-
-
-def _describe(courses: Courses, worker: Worker) -> None:
-    seen = worker.sighting
-    facts = WorkerFacts(
-        kv_tokens_capacity=seen.kv_tokens_capacity,
-        captured_batch_sizes=seen.captured_batch_sizes,
-        lockstep_group=seen.lockstep_group,
-    )
-    courses.describe(worker, facts)
-
-
-def _sweep_s(timeouts: Timeouts) -> float:
-    """Return how often deadlines are looked at: a tenth of the shortest, within reason."""
-    shortest: float = min(msgspec.structs.astuple(timeouts))
-    low, high = SWEEP_RANGE_S
-    return min(max(shortest / 10, low), high)
 
 
 def run_proxy(config: ProxyConfig, place: Place | None = None) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from .admin_answers import error_answer, json_answer
 from .config import WorkerAddress
-from .errors import ApiError
 from .fleet_keeper import FleetKeeper
 from .routing.fleet import Worker
 
@@ -50,47 +50,47 @@ class WorkersApi:
         if FROM_SIBLING in request.headers:
             return None
         if self._token_file is None:
-            return _error(403, "admin calls are off: no admin_token_file is configured", "admin_off")
+            return error_answer(403, "admin calls are off: no admin_token_file is configured", "admin_off")
         try:
             token = (await asyncio.to_thread(Path(self._token_file).read_bytes)).strip()
         except OSError as error:
-            return _error(500, f"the admin token cannot be read: {error.strerror}", "admin_token")
+            return error_answer(500, f"the admin token cannot be read: {error.strerror}", "admin_token")
         given = request.headers.get("Authorization", "").encode()
         if not token or not hmac.compare_digest(given, b"Bearer " + token):
-            return _error(401, "the admin token is missing or wrong", "invalid_admin_token")
+            return error_answer(401, "the admin token is missing or wrong", "invalid_admin_token")
         return None
 
     async def _add(self, request: web.Request) -> web.Response:
         try:
             address = msgspec.json.decode(await request.read(), type=WorkerAddress)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            return _error(400, str(error), "invalid_worker")
+            return error_answer(400, str(error), "invalid_worker")
         if self._keeper.find(address.title) is not None:
-            return _error(409, f"there is a worker {address.title} already", "worker_exists")
+            return error_answer(409, f"there is a worker {address.title} already", "worker_exists")
         self._keeper.add(address)
-        return _json(201, {"name": address.title})
+        return json_answer({"name": address.title}, 201)
 
     async def _drain(self, request: web.Request) -> web.Response:
         worker = self._keeper.find(request.match_info["name"])
         if worker is None:
             return _unknown(request)
         self._keeper.drain(worker)
-        return _json(202, self._standing(worker))
+        return json_answer(self._standing(worker), 202)
 
     async def _undrain(self, request: web.Request) -> web.Response:
         worker = self._keeper.find(request.match_info["name"])
         if worker is None:
             return _unknown(request)
         if not self._keeper.undrain(worker):
-            return _error(409, f"the worker {worker.name} is being removed", "worker_leaving")
-        return _json(200, self._standing(worker))
+            return error_answer(409, f"the worker {worker.name} is being removed", "worker_leaving")
+        return json_answer(self._standing(worker))
 
     async def _remove(self, request: web.Request) -> web.Response:
         worker = self._keeper.find(request.match_info["name"])
         if worker is None:
             return _unknown(request)
         self._keeper.remove(worker)
-        return _json(202, self._standing(worker))
+        return json_answer(self._standing(worker), 202)
 
     def _standing(self, worker: Worker) -> dict[str, Any]:
         return {
@@ -103,14 +103,4 @@ class WorkersApi:
 
 
 def _unknown(request: web.Request) -> web.Response:
-    return _error(404, f"there is no worker {request.match_info['name']}", "worker_not_found")
-
-
-def _json(status: int, fields: dict[str, Any]) -> web.Response:
-    return web.Response(status=status, body=msgspec.json.encode(fields), content_type="application/json")
-
-
-def _error(status: int, message: str, code: str) -> web.Response:
-    kind = "server_error" if status >= 500 else "invalid_request_error"
-    error = ApiError(status=status, message=message, type=kind, code=code)
-    return web.Response(status=status, body=error.body(), content_type="application/json")
+    return error_answer(404, f"there is no worker {request.match_info['name']}", "worker_not_found")

@@ -19,6 +19,7 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
+from ..admin_answers import json_answer
 from ..workers_api import FROM_SIBLING
 from .changes import Change, Changes
 from .metric_sums import summed
@@ -91,7 +92,7 @@ class SiblingCalls:
         for worker in report["workers"]:
             worker["handover_tokens"] = tokens[worker["name"]]
         handovers = sum((Counter(each["handovers"]) for each in (report, *reports)), Counter[str]())
-        return _json(report | {"handovers": handovers, "processes": len(reports) + 1})
+        return json_answer(report | {"handovers": handovers, "processes": len(reports) + 1})
 
     async def _explain(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
@@ -116,7 +117,7 @@ class SiblingCalls:
         if "idle" in report:
             # What nobody has told may be a stream: the worker is not to be ended on it.
             report["idle"] = report["idle"] and not unheard and all(each["idle"] for each in told)
-        return _json(report, answer.status)
+        return json_answer(report, answer.status)
 
     async def _note(self, request: web.Request, answer: web.StreamResponse) -> None:
         if answer.status < 300 and request.method != "GET":
@@ -211,7 +212,3 @@ def _body(answer: web.StreamResponse) -> bytes:
     assert isinstance(answer, web.Response)
     assert isinstance(answer.body, bytes)
     return answer.body
-
-
-def _json(report: object, status: int = 200) -> web.Response:
-    return web.Response(status=status, body=msgspec.json.encode(report), content_type="application/json")

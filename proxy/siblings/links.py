@@ -12,7 +12,6 @@ from typing import cast
 
 import msgspec
 
-from ..hub import Messages
 from ..routing.commands import Abort
 from ..routing.router import Router
 from .departures import BACK_WITHIN_S, Departures
@@ -48,13 +47,13 @@ class SiblingLinks:
         place: Place,
         publisher: Publisher,
         router: Router,
-        messages: Messages,
+        abort: Callable[[Abort], None],
         new_shadows: Callable[[], Shadows],
     ) -> None:
         self.place = place
         self._publisher = publisher
         self._router = router
-        self._messages = messages
+        self._abort = abort
         self._new_shadows = new_shadows
         self._outgoing: set[asyncio.Transport] = set()
         self.incoming: dict[int, _Receiver] = {}
@@ -153,7 +152,7 @@ class SiblingLinks:
         )
         for abort in aborts:
             self._router.ids.adopt(abort.wire_id)
-            self._messages.abort(abort)
+            self._abort(abort)
         self._router.counts.orphans += len({abort.wire_id for abort in aborts})
 
 

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from baton.proxy.routing.commands import Abort
-from baton.proxy.routing.fleet import Worker
 from baton.proxy.routing.policy import Decision
 from baton.proxy.routing.view import RequestView
 from baton.proxy.siblings.departures import BACK_WITHIN_S, Departures
@@ -28,9 +27,6 @@ class Sent:
     def abort(self, command: Abort) -> None:
         self.aborts.append(command.wire_id)
 
-    def probe(self, worker: Worker) -> None:
-        raise AssertionError(worker)
-
 
 class Linked(Process):
     """The routing of one process, and its sockets."""
@@ -39,7 +35,7 @@ class Linked(Process):
         super().__init__()
         self.sent = Sent()
         place = Place(index=index, count=2, folder=folder)
-        self.links = SiblingLinks(place, self.publisher, self.router, self.sent, lambda: self.shadows)
+        self.links = SiblingLinks(place, self.publisher, self.router, self.sent.abort, lambda: self.shadows)
 
     async def hears_of(self, requests: int) -> None:
         """Wait until a sibling is heard, and so many requests of it."""
