@@ -10,7 +10,6 @@ import json
 import msgspec
 
 from .errors import ApiError, bad_request
-from .usage import NO_USAGE, Usage, account_of
 
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _encode = msgspec.json.Encoder().encode
@@ -214,7 +213,7 @@ def _explain(raw: bytes, error: msgspec.DecodeError) -> ApiError:
 
 
 def _has_lone_surrogate(text: str) -> bool:
-    return any("\ud800" <= character <= "\udfff" for character in text)
+    return any(0xD800 <= ord(character) <= 0xDFFF for character in text)
 
 
 def prompt_tokens_in(prompt: bytes) -> int:
@@ -227,57 +226,3 @@ def prompt_tokens_in(prompt: bytes) -> int:
 def _first_item(start: bytes) -> bytes:
     """Return the first byte of a JSON array's first item; none if `start` begins no array."""
     return start[1:].lstrip(b" \t\r\n")[:1] if start[:1] == b"[" else b""
-
-
-_NULL = msgspec.Raw(b"null")
-
-
-class _PrefillAnswer(msgspec.Struct, frozen=True):
-    kv_transfer_params: msgspec.Raw = _NULL
-    usage: Usage | None = None
-    baton: msgspec.Raw = msgspec.Raw(b"null")  # a union with Raw would refuse everything but null
-
-
-class _Offer(msgspec.Struct, frozen=True):
-    remote_num_tokens: int | None = None
-
-
-_answer = msgspec.json.Decoder(_PrefillAnswer)
-_offer = msgspec.json.Decoder(_Offer)
-
-
-class PrefillAnswer(msgspec.Struct, frozen=True):
-    """What the proxy reads of a prefill worker's answer."""
-
-    kv: msgspec.Raw | None
-    """The hand-over as it came, if there is one."""
-    tokens: int | None
-    """Prompt tokens that it holds."""
-    usage: Usage
-    account: msgspec.Raw | None
-    """The worker's account of itself."""
-
-
-def read_prefill_answer(raw: bytes) -> PrefillAnswer:
-    """Return what a prefill worker answered. Raises `msgspec.DecodeError` for anything but an object."""
-    answer = _answer.decode(raw)
-    kv, usage = answer.kv_transfer_params, answer.usage or NO_USAGE
-    if bytes(kv) == b"null":
-        return PrefillAnswer(None, None, usage, account_of(answer.baton))
-    return PrefillAnswer(kv, _offer.decode(kv).remote_num_tokens, usage, account_of(answer.baton))
-
-
-class _Choice(msgspec.Struct, frozen=True):
-    finish_reason: str | None = None
-
-
-class _Ends(msgspec.Struct, frozen=True):
-    choices: list[_Choice] = []
-
-
-_ends = msgspec.json.Decoder(_Ends)
-
-
-def was_aborted(raw: bytes) -> bool:
-    """Whether a prefill worker's answer says that it was aborted. Raises `msgspec.DecodeError`."""
-    return any(choice.finish_reason == "abort" for choice in _ends.decode(raw).choices)

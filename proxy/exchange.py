@@ -9,13 +9,14 @@ from typing import assert_never
 import msgspec
 
 from .added import added_lines, last_event, refusal
-from .body import BodyError, RequestBody, read_prefill_answer
+from .body import BodyError, RequestBody
 from .errors import ApiError, unavailable, upstream_failed
 from .front import ClientConnection
 from .hub import Hub
 from .intake import life_of
 from .leg import Leg, PrefillLeg
 from .notes import note_end, note_prefill, note_stream
+from .prefill_answer import read_prefill_answer
 from .relay_leg import RelayLeg
 from .request import ClientRequest, LegHead
 from .routing.commands import (

@@ -62,8 +62,11 @@ class Clients:
 OpenServing = Callable[["ClientConnection", ClientRequest], Serving]
 
 
-class ClientConnection(asyncio.Protocol):
-    """One client connection."""
+class ClientConnection:
+    """One client connection.
+
+    The loop takes it for an `asyncio.Protocol`; it derives from none so that it can be compiled.
+    """
 
     __slots__ = (
         "_body", "_body_bytes", "_clients", "_deaf", "_draining", "_head_bytes", "_limits", "_lingered",
@@ -139,6 +142,9 @@ class ClientConnection(asyncio.Protocol):
             self._pump()
         if self._queue:
             self.transport.pause_reading()
+
+    def eof_received(self) -> None:
+        """The client sends no more: the loop closes the connection."""
 
     def pause_writing(self) -> None:
         """The client is slower than the worker."""

@@ -35,7 +35,7 @@ def view_of(
         prompt_tokens_in(prompt),
         body.output_tokens(output_tokens_guess),
         prompt,
-        body.answers(),
+        answers=body.answers(),
         session=session,
         decode_only=body.decode_only(),
     )

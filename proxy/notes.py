@@ -1,8 +1,8 @@
 """What an exchange tells the routing's observers of an answer: when it came, and what it says of itself."""
 
-from .body import PrefillAnswer
 from .hub import Hub
 from .leg import Leg
+from .prefill_answer import PrefillAnswer
 from .relay_leg import RelayLeg
 from .routing.observer import Leg as Side
 from .routing.view import RequestView

@@ -1,10 +1,10 @@
 """An exchange that may be served by an SGLang pair, both of whose legs are asked at once."""
 
-from .body import PrefillAnswer
 from .exchange import Exchange
 from .leg import PrefillLeg
 from .notes import note_prefill
 from .paired_leg import PairedLeg
+from .prefill_answer import PrefillAnswer
 from .rendezvous import meeting
 from .routing.commands import Failure, SendBoth
 

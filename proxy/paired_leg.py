@@ -7,8 +7,8 @@ request that goes out a second time, can end both workers' schedulers.
 
 from typing import Protocol
 
-from .body import PrefillAnswer, read_prefill_answer, was_aborted
 from .leg import LegOwner, PrefillLeg, fault_of
+from .prefill_answer import PrefillAnswer, read_prefill_answer, was_aborted
 from .relay_leg import HELD_ANSWER_BYTES, RelayLeg
 from .routing.commands import Failure, Fault
 from .upstream import Pieces, Pool

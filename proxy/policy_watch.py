@@ -15,7 +15,7 @@ from .config import ConfigError, PolicyReload, ProxyConfig, is_policy_file
 from .routing.courses import DEFAULT, SHADOW, Course, Courses, Place, Rehearsal
 from .routing.decision_log import DecisionLog
 from .routing.fleet import Fleet
-from .routing.policy import PolicyConfig
+from .routing.policy_config import PolicyConfig
 from .routing.policy_file import DEFAULTS, PolicyFileError, load_policy_file
 
 logger = logging.getLogger(__name__)

@@ -30,19 +30,21 @@ class Broken:
     """Whether the client's connection can carry another answer afterwards."""
 
 
-@dataclass(slots=True, eq=False)
 class Replay:
     """One stream that could be computed again."""
 
-    body_bytes: int
-    seed: int | None = None
-    """Given to the request by the proxy, so that it can be."""
-    leg: RelayLeg | None = None
-    """The leg under way, while it is kept."""
-    forget: Callable[[], None] | None = None
-    """Lets go of the request."""
-    told: Told | None = None
-    """What takes the place of the leg, once it broke off and was read back."""
+    __slots__ = ("body_bytes", "forget", "leg", "seed", "told")
+
+    def __init__(self, body_bytes: int, seed: int | None = None) -> None:
+        self.body_bytes = body_bytes
+        self.seed = seed
+        """Given to the request by the proxy, so that it can be."""
+        self.leg: RelayLeg | None = None
+        """The leg under way, while it is kept."""
+        self.forget: Callable[[], None] | None = None
+        """Lets go of the request."""
+        self.told: Told | None = None
+        """What takes the place of the leg, once it broke off and was read back."""
 
     @property
     def kept_bytes(self) -> int:

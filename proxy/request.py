@@ -1,7 +1,6 @@
 """One client request as the front door hands it on, and the head that its legs carry. No I/O."""
 
 import os
-from dataclasses import dataclass, field
 
 from .errors import ApiError
 
@@ -23,23 +22,27 @@ COMPLETIONS = frozenset((b"/v1/chat/completions", b"/v1/completions"))
 """Paths that are routed to workers."""
 
 
-@dataclass(slots=True)
 class ClientRequest:
     """One request, whole, or a refusal of one that was not taken whole."""
 
-    method: bytes = b""
-    target: bytes = b""
-    """Path and query."""
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
-    given: dict[bytes, bytes] = field(default_factory=dict)
-    """Those that the proxy looks at, by their names in lower case; the first of each."""
-    passed: list[bytes] = field(default_factory=list)
-    """Lines of those that workers see."""
-    body: bytes = b""
-    http_1_0: bool = False
-    keep_alive: bool = True
-    refusal: ApiError | None = None
-    """Why the request is not served, found while it was read."""
+    __slots__ = (
+        "body", "given", "headers", "http_1_0", "keep_alive", "method", "passed", "refusal", "target",
+    )  # fmt: skip
+
+    def __init__(self, refusal: ApiError | None = None) -> None:
+        self.method = b""
+        self.target = b""
+        """Path and query."""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.given: dict[bytes, bytes] = {}
+        """Those that the proxy looks at, by their names in lower case; the first of each."""
+        self.passed: list[bytes] = []
+        """Lines of those that workers see."""
+        self.body = b""
+        self.http_1_0 = False
+        self.keep_alive = True
+        self.refusal = refusal
+        """Why the request is not served, found while it was read."""
 
     @property
     def path(self) -> bytes:

@@ -1,6 +1,5 @@
 """`GET /route/explain/{request_id}`, `POST /route/dry-run`: why a request went where it went, or would go."""
 
-from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
@@ -49,7 +48,7 @@ class RouteApi:
         return view_of(body, self._hub.router.fleet, "dry-run", output_tokens_guess=guess)
 
     def _would(self, course: Course, view: RequestView) -> dict[str, Any]:
-        asked = replace(view, tried_prefill=set(), tried_decode=set())
+        asked = view.anew()
         decision = course.policy.decide(asked, self._hub.router.fleet, self._hub.loop.time())
         if decision is None:
             return {"policy_version": course.version, "decode": None, "candidates": []}

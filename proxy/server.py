@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import msgspec
@@ -66,10 +66,11 @@ class Proxy:
         """Where it listens."""
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
-    def accept(self) -> ClientConnection:
+    def accept(self) -> asyncio.BaseProtocol:
         """Return the protocol of a new client connection."""
         config = self.hub.config
-        return ClientConnection(self._serve, self.clients, self.hub.watch, config.limits, config.timeouts)
+        client = ClientConnection(self._serve, self.clients, self.hub.watch, config.limits, config.timeouts)
+        return cast(asyncio.BaseProtocol, client)
 
     def _serve(self, client: ClientConnection, request: ClientRequest) -> Serving:
         serving = ResumableExchange if request.is_completion else AdminRelay

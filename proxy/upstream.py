@@ -62,8 +62,11 @@ class UnixAddress:
     path: Path
 
 
-class Connection(asyncio.Protocol):
-    """One connection. `rider` is the leg it carries, None while it is idle."""
+class Connection:
+    """One connection. `rider` is the leg it carries, None while it is idle.
+
+    The loop takes it for an `asyncio.Protocol`; it derives from none so that it can be compiled.
+    """
 
     __slots__ = ("_pool", "rider", "served", "transport")
 
@@ -93,6 +96,15 @@ class Connection(asyncio.Protocol):
         rider, self.rider = self.rider, None
         if rider is not None:
             rider.connection_lost(str(exc) if exc is not None else "the connection was closed")
+
+    def eof_received(self) -> None:
+        """Called by the loop, which then closes the connection."""
+
+    def pause_writing(self) -> None:
+        """Called by the loop; a request is written at once, however long it is."""
+
+    def resume_writing(self) -> None:
+        """Called by the loop."""
 
     def send(self, pieces: Pieces) -> None:
         """Write a whole request."""
@@ -220,12 +232,13 @@ class Pool:
 
     async def _open(self) -> Connection:
         loop, connection = asyncio.get_running_loop(), Connection(self)
+        protocol = cast(asyncio.BaseProtocol, connection)
         try:
             match self.address:
                 case TcpAddress(host, port):
-                    await loop.create_connection(lambda: connection, host, port)
+                    await loop.create_connection(lambda: protocol, host, port)
                 case UnixAddress(path):
-                    await loop.create_unix_connection(lambda: connection, str(path))
+                    await loop.create_unix_connection(lambda: protocol, str(path))
         except BaseException:
             self.connections.discard(connection)  # it may stand already, and nobody will have it
             raise

@@ -18,13 +18,13 @@ ROOT = Path(__file__).resolve().parent.parent
 GROUP = "baton.proxy.machine_code"
 """The shared library that holds all of them, beside one small one for each."""
 SERVING = (
-    "added answer admission_desk continuation counters exchange gate intake leg notes pair_exchange "
-    "paired_leg relay_leg replay request resume_leg resumption watch"
+    "added answer admission_desk body continuation counters exchange front gate intake leg notes "
+    "pair_exchange paired_leg relay_leg replay request resume_leg resumption terms upstream watch"
 )
 ROUTING = (
-    "admission cache_events cache_use cached_keys courses decision_log drain_rate fair_queue fleet ids "
-    "least_squares ledger life load memory observer pair_cost pools prefill_queue prefix_index prices rates "
-    "router sessions slots ticket view worker_bits"
+    "admission books cache_events cache_use cached_keys courses decision_log drain_rate fair_queue fleet ids "
+    "least_squares ledger life load memory observer pair_cost policy pools prefill_queue prefix_index prices "
+    "rates router sessions slots ticket view worker_bits"
 )
 
 

@@ -16,7 +16,7 @@ from .fleet import Worker
 from .memory import RoutingMemory
 from .memory_config import IndexConfig
 from .observer import Leg
-from .policy import PolicyConfig
+from .policy_config import PolicyConfig
 from .view import RequestView
 
 

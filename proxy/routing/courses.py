@@ -8,13 +8,14 @@ as a `Policy`, it is what the router asks.
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from .fleet import Fleet, Worker
 from .load import WorkerFacts
 from .memory import RoutingMemory
 from .observer import Leg
-from .policy import Decision, Policy, PolicyConfig
+from .policy import Decision, Policy
+from .policy_config import PolicyConfig
 from .policy_file import build_policy, dump_policy, learns, may_keep_memory, memory_for
 from .view import RequestView
 
@@ -130,7 +131,7 @@ class Courses:
         # Twins of the policies in force: what these remember of their own, as a turn, must not move.
         twins: dict[str, Policy] = {}
         for request in requests:
-            again = replace(request, tried_prefill=set(), tried_decode=set())
+            again = request.anew()
             twin = twins.get(request.model)
             if twin is None:
                 in_force = self.of(request.model)

@@ -5,7 +5,6 @@ An `Observer`. What was weighed is kept as the policy left it and becomes named 
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -16,33 +15,40 @@ from .policy import Decision
 from .view import RequestView
 
 
-@dataclass(slots=True)
 class Attempt:
     """One decision and what came of it."""
 
-    decision: Decision
-    version: str
-    decided_at: float
-    prefilled_at: float | None = None
-    streaming_at: float | None = None
-    failed_at: float | None = None
-    failed_leg: Leg | None = None
-    prompt_tokens: int | None = None
-    cached_tokens: int | None = None
-    """Both as the worker that computed the prompt tells."""
+    __slots__ = (
+        "cached_tokens", "decided_at", "decision", "failed_at", "failed_leg", "prefilled_at", "prompt_tokens",
+        "streaming_at", "version",
+    )  # fmt: skip
+
+    def __init__(self, decision: Decision, version: str, decided_at: float) -> None:
+        self.decision = decision
+        self.version = version
+        self.decided_at = decided_at
+        self.prefilled_at: float | None = None
+        self.streaming_at: float | None = None
+        self.failed_at: float | None = None
+        self.failed_leg: Leg | None = None
+        self.prompt_tokens: int | None = None
+        self.cached_tokens: int | None = None
+        """Both as the worker that computed the prompt tells."""
 
 
-@dataclass(slots=True)
 class Record:
     """One request."""
 
-    request: RequestView
-    attempts: list[Attempt] = field(default_factory=list)
-    waited_s: float = 0.0
-    ended_at: float | None = None
-    output_tokens: int | None = None
-    told: dict[str, msgspec.Raw] = field(default_factory=dict)
-    """By leg: the account that a worker gave of itself."""
+    __slots__ = ("attempts", "ended_at", "output_tokens", "request", "told", "waited_s")
+
+    def __init__(self, request: RequestView) -> None:
+        self.request = request
+        self.attempts: list[Attempt] = []
+        self.waited_s = 0.0
+        self.ended_at: float | None = None
+        self.output_tokens: int | None = None
+        self.told: dict[str, msgspec.Raw] = {}
+        """By leg: the account that a worker gave of itself."""
 
 
 class DecisionLog:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from .by_leg import ByLeg, Terms, requests_in_flight
 from .fleet import Worker
 from .observer import Leg
-from .policy import PolicyConfig
+from .policy_config import PolicyConfig
 from .view import RequestView
 
 

@@ -1,7 +1,8 @@
 """The worker with the fewest tokens in flight, per role: prompt tokens for prefill, all tokens for decode."""
 
 from .fleet import Fleet, Worker
-from .policy import Decision, PolicyConfig, candidates, partners
+from .policy import Decision, candidates, partners
+from .policy_config import PolicyConfig
 from .view import RequestView
 
 

@@ -11,7 +11,6 @@ An entry that ends is gone, so after a drain the ledger reads zero. No I/O and n
 
 import enum
 from collections import Counter
-from dataclasses import dataclass
 
 
 class HandoverState(enum.Enum):
@@ -62,16 +61,16 @@ class LedgerError(Exception):
     """An event that the handle's state does not allow: a fault of the proxy itself."""
 
 
-@dataclass(slots=True)
 class Handover:
     """One entry: the handle's owner and what it weighs."""
 
-    handle: str
-    """The id under which prefill was asked, unique in this proxy."""
-    prefill: str
-    tokens: int
-    """Prompt tokens: an estimate until prefill answers."""
-    state: HandoverState
+    __slots__ = ("prefill", "state", "tokens")
+
+    def __init__(self, prefill: str, tokens: int) -> None:
+        self.prefill = prefill
+        self.tokens = tokens
+        """Prompt tokens: an estimate until prefill answers."""
+        self.state = HandoverState.CREATED
 
 
 class Ledger:
@@ -91,7 +90,7 @@ class Ledger:
         """Prefill is about to be asked for `handle`."""
         if handle in self._entries:
             raise LedgerError(f"hand-over {handle} exists already")
-        self._entries[handle] = Handover(handle, prefill, tokens, HandoverState.CREATED)
+        self._entries[handle] = Handover(prefill, tokens)
 
     def advertise(self, handle: str, tokens: int | None) -> None:
         """Prefill offers the KV of `tokens` prompt tokens (None: it does not tell)."""

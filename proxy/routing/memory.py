@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from xxhash import xxh3_64_intdigest
 
 from .fleet import Worker
-from .load import DecodeRow, Load, PrefillRow, Team, WorkerFacts
+from .load import DecodeRow, Load, PrefillRow, WorkerFacts
 from .memory_config import KV_BYTES_PER_TOKEN, IndexConfig
 from .observer import Leg
 from .policy import Decision
@@ -40,35 +40,41 @@ class _Run:
     seconds: float = 0.0
 
 
-@dataclass(slots=True)
 class _Booking:
     """One request in flight."""
 
-    request: RequestView
-    """Held so that no other object takes its identity."""
-    keys: list[int]
-    decision: Decision
-    computes: str
-    """Who computes the prompt."""
-    queue: PrefillRow
-    """Of that one."""
-    steps: DecodeRow
-    team: Team
-    """Who takes these steps as it was dispatched: it may be another by the end."""
-    promised: int
-    known_on_decode: int
-    context_tokens: float
-    """Both as expected of the sequence."""
-    reserved_tokens: float
-    computed: bool = False
-    """Decode by itself computed the prompt, or it was given up."""
-    prefilled_at: float | None = None
-    streaming_at: float | None = None
-    computed_before: int | None = None
-    """Prompts that its team had computed itself when the stream began; None: one was under way."""
-    step_rows: float = 0.0
-    step_tokens: float = 0.0
-    """Both of the step that the stream began in."""
+    __slots__ = (
+        "computed", "computed_before", "computes", "context_tokens", "decision", "keys", "known_on_decode",
+        "prefilled_at", "promised", "queue", "request", "reserved_tokens", "step_rows", "step_tokens",
+        "steps", "streaming_at", "team",
+    )  # fmt: skip
+
+    def __init__(
+        self, request: RequestView, keys: list[int], decision: Decision, queue: PrefillRow, steps: DecodeRow
+    ) -> None:
+        self.request = request
+        """Held so that no other object takes its identity."""
+        self.keys = keys
+        self.decision = decision
+        self.computes = (decision.prefill or decision.decode).name
+        """Who computes the prompt."""
+        self.queue = queue
+        """Of that one."""
+        self.steps = steps
+        self.team = steps.team
+        """Who takes these steps as it was dispatched: it may be another by the end."""
+        self.promised = 0
+        self.known_on_decode = 0
+        self.context_tokens = self.reserved_tokens = 0.0
+        """Both as expected of the sequence."""
+        self.computed = False
+        """Decode by itself computed the prompt, or it was given up."""
+        self.prefilled_at: float | None = None
+        self.streaming_at: float | None = None
+        self.computed_before: int | None = None
+        """Prompts that its team had computed itself when the stream began; None: one was under way."""
+        self.step_rows = self.step_tokens = 0.0
+        """Both of the step that the stream began in."""
 
 
 class RoutingMemory:
@@ -153,16 +159,15 @@ class RoutingMemory:
         keys, prompt_tokens = request.prefix_keys or [], request.prompt_tokens
         decode = decision.decode.name
         computes = decision.prefill.name if decision.prefill is not None else decode
-        promised = known = 0
-        if match.longest:
-            promised, known = match.chunks(computes), match.chunks(decode)
         output_tokens = self.expected_output_tokens(request)
         queue, steps = load.prefill[load.number(computes)], load.decode[load.number(decode)]
+        booking = self._bookings[id(request)] = _Booking(request, keys, decision, queue, steps)
+        if match.longest:
+            booking.promised, booking.known_on_decode = match.chunks(computes), match.chunks(decode)
+        promised, known = booking.promised, booking.known_on_decode
         cached = self.cached_tokens(request, computes, promised) if promised else 0.0
-        context, reserved = prompt_tokens + output_tokens / 2, prompt_tokens + output_tokens
-        self._bookings[id(request)] = _Booking(
-            request, keys, decision, computes, queue, steps, steps.team, promised, known, context, reserved
-        )
+        context = booking.context_tokens = prompt_tokens + output_tokens / 2
+        reserved = booking.reserved_tokens = prompt_tokens + output_tokens
         uncached = prompt_tokens - cached
         seconds = queue.predict(uncached, cached)
         load.prompt_sent(queue, id(request), seconds=seconds, uncached_tokens=uncached, now=now)

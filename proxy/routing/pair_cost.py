@@ -104,14 +104,13 @@ class PairCost:
         return None if alone is None else self._decision(offer, None, alone)
 
     def _need(self, request: RequestView) -> Need:
-        memory, prompt, bytes_each = self._memory, request.prompt_tokens, self._config.kv_bytes_per_token
+        memory = self._memory
         return Need(
-            float(prompt),
+            float(request.prompt_tokens),
             memory.expected_output_tokens(request),
             request.key_tokens,
-            prompt * bytes_each,
-            request.key_tokens * bytes_each,
-            *memory.rates.fleet_transfer_fit.coefficients,
+            self._config.kv_bytes_per_token,
+            memory.rates.fleet_transfer_fit.coefficients,
         )
 
     @staticmethod

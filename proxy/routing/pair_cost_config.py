@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 
 from .memory_config import KV_BYTES_PER_TOKEN, IndexConfig, MemorySettings
-from .policy import PolicyConfig
+from .policy_config import PolicyConfig
 from .rate_config import RateConfig
 
 Scale = Annotated[float, msgspec.Meta(ge=0)]

@@ -7,31 +7,28 @@ and reads no clock. A new policy is one file, one test, and its line in `policy_
 from collections.abc import Sequence
 from typing import Protocol
 
-import msgspec
-
 from .fleet import Fleet, Kind, Worker
 from .view import RequestView
 from .why import Why
 
 
-class Decision(msgspec.Struct, frozen=True, eq=False):
+class Decision:
     """Who serves a request. Two are equal when they name the same workers."""
 
-    decode: Worker
-    prefill: Worker | None
-    """None: the decode worker computes the prompt itself."""
-    why: Why | None = None
-    """Every candidate's terms; None from policies that weigh nothing."""
+    __slots__ = ("decode", "prefill", "why")
+
+    def __init__(self, decode: Worker, prefill: Worker | None, why: Why | None = None) -> None:
+        self.decode = decode
+        self.prefill = prefill
+        """None: the decode worker computes the prompt itself."""
+        self.why = why
+        """Every candidate's terms; None from policies that weigh nothing."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Decision) and self.decode is other.decode and self.prefill is other.prefill
 
     def __hash__(self) -> int:
         return hash((self.decode, self.prefill))
-
-
-class PolicyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="policy"):
-    """Settings of a policy; a subclass for each, tagged with its name."""
 
 
 class Policy(Protocol):

@@ -24,7 +24,8 @@ from .memory import RoutingMemory
 from .memory_config import MemorySettings
 from .pair_cost import PairCost
 from .pair_cost_config import PairCostConfig
-from .policy import Policy, PolicyConfig
+from .policy import Policy
+from .policy_config import PolicyConfig
 from .power_of_two import PowerOfTwo, PowerOfTwoConfig
 from .random_choice import RandomChoice, RandomConfig
 from .round_robin import RoundRobin, RoundRobinConfig

@@ -6,7 +6,7 @@ from math import inf
 from .by_leg import ByLeg, Terms, requests_in_flight
 from .fleet import Worker
 from .observer import Leg
-from .policy import PolicyConfig
+from .policy_config import PolicyConfig
 from .view import RequestView
 
 

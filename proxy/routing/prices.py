@@ -4,7 +4,6 @@ Each function prices all workers of a decision in one loop: most of what a decis
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from .load import Team
 from .pair_cost_config import Scales
@@ -12,22 +11,33 @@ from .pools import LegView
 from .prefix_index import PrefixMatch
 
 
-@dataclass(slots=True)
 class Need:
     """What one request asks of a worker."""
 
-    prompt_tokens: float
-    output_tokens: float
-    """As expected."""
-    key_tokens: float
-    """Of the prompt, in one chunk."""
-    prompt_bytes: float
-    """KV of the prompt."""
-    key_bytes: float
-    """KV of one chunk."""
-    usual_base_s: float
-    """Of a transfer over a link like the fleet's."""
-    usual_byte_s: float
+    __slots__ = (
+        "key_bytes", "key_tokens", "output_tokens", "prompt_bytes", "prompt_tokens", "usual_base_s",
+        "usual_byte_s",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        prompt_tokens: float,
+        output_tokens: float,
+        key_tokens: float,
+        kv_bytes_per_token: float,
+        usual_transfer: tuple[float, ...],
+    ) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.output_tokens = output_tokens
+        """As expected."""
+        self.key_tokens = key_tokens
+        """Of the prompt, in one chunk."""
+        self.prompt_bytes = prompt_tokens * kv_bytes_per_token
+        """KV of the prompt."""
+        self.key_bytes = key_tokens * kv_bytes_per_token
+        """KV of one chunk."""
+        self.usual_base_s, self.usual_byte_s = usual_transfer
+        """Of a transfer over a link like the fleet's."""
 
     def transfer_s(self, base_s: float, byte_s: float, depth: int) -> float:
         """Return the seconds that the KV takes which a worker with `depth` chunks lacks."""

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from .fleet import Fleet, Worker
-from .policy import Decision, PolicyConfig, candidates, partners
+from .policy import Decision, candidates, partners
+from .policy_config import PolicyConfig
 from .view import RequestView
 
 

@@ -1,7 +1,6 @@
 """One request as admission sees it: what it needs, under which terms, and where it stands."""
 
 import enum
-from dataclasses import dataclass, field
 
 from .tenants import Terms
 from .view import RequestView
@@ -16,21 +15,19 @@ class Standing(enum.Enum):
     ENDED = "ended"
 
 
-@dataclass(slots=True, eq=False)
 class Ticket:
     """Made by whoever serves the request, and kept until its release. Equal only to itself."""
 
-    request: RequestView
-    terms: Terms
-    body_bytes: int = 0
-    """Memory that the request takes while it waits."""
-    standing: Standing = Standing.NEW
-    arrived_at: float = 0.0
-    due_at: float = 0.0
-    """When it is refused if it still waits."""
+    __slots__ = ("arrived_at", "body_bytes", "due_at", "request", "standing", "terms", "tokens")
 
-    tokens: int = field(init=False)
-    """KV tokens that a decode worker sets aside: the prompt, and every answer's expected length."""
-
-    def __post_init__(self) -> None:
-        self.tokens = self.request.prompt_tokens + self.request.output_tokens * self.request.answers
+    def __init__(self, request: RequestView, terms: Terms, body_bytes: int = 0) -> None:
+        self.request = request
+        self.terms = terms
+        self.body_bytes = body_bytes
+        """Memory that the request takes while it waits."""
+        self.standing = Standing.NEW
+        self.arrived_at = 0.0
+        self.due_at = 0.0
+        """When it is refused if it still waits."""
+        self.tokens = request.prompt_tokens + request.output_tokens * request.answers
+        """KV tokens that a decode worker sets aside: the prompt, and every answer's expected length."""

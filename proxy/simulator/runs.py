@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..routing.policy import PolicyConfig
+from ..routing.policy_config import PolicyConfig
 from ..routing.policy_file import build_policy, memory_for
 from .engine_model import EngineModel
 from .outcome import Objective, Outcome, judge

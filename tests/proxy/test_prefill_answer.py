@@ -2,7 +2,7 @@
 
 import pytest
 
-from baton.proxy.body import read_prefill_answer
+from baton.proxy.prefill_answer import read_prefill_answer
 
 
 def test_the_account_beside_the_usage_is_kept_as_it_came() -> None:

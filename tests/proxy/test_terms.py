@@ -21,7 +21,8 @@ LOCKED = Tenants(
 
 
 def terms(*headers: tuple[bytes, bytes], tenants: Tenants = LOCKED) -> Terms:
-    request = ClientRequest(headers=list(headers))
+    request = ClientRequest()
+    request.headers += headers
     request.sort_headers()
     return read_terms(request.given, tenants)
 

@@ -20,7 +20,10 @@ def fleet_of(*names: str) -> Fleet:
 
 
 def request(model: str = "m", **fields: object) -> RequestView:
-    return RequestView(request_id="r", model=model, prompt_tokens=10, output_tokens=5, **fields)  # type: ignore[arg-type]
+    view = RequestView(request_id="r", model=model, prompt_tokens=10, output_tokens=5)
+    for name, value in fields.items():
+        setattr(view, name, value)
+    return view
 
 
 def chosen(
