@@ -43,9 +43,10 @@ def prefix_keys(data: bytes | memoryview, chunk_bytes: int, seed: int) -> list[i
     `seed` separates what may not be shared: models, tenants.
     """
     keys = []
-    whole = len(data) - len(data) % chunk_bytes
-    for start in range(0, whole, chunk_bytes):
-        seed = xxh3_64_intdigest(data[start : start + chunk_bytes], seed)
+    text = data if isinstance(data, bytes) else bytes(data)
+    digest = xxh3_64_intdigest
+    for start in range(0, len(text) - len(text) % chunk_bytes, chunk_bytes):
+        seed = digest(text[start : start + chunk_bytes], seed)
         keys.append(seed)
     return keys
 
@@ -289,7 +290,7 @@ class PrefixIndex:
         while depth < len(keys):
             run = self._run_of.get(keys[depth])
             if run is None:
-                run = self._add(self._unknown(keys, depth), 0, 0)
+                run = self._add_unknown(keys, depth)
             elif run.keys[0] != keys[depth]:
                 self._cut(run, run.keys.index(keys[depth]))
             elif (shared := run.shared(keys, depth)) < len(run.keys):
@@ -298,12 +299,16 @@ class PrefixIndex:
             depth += len(run.keys)
         return path
 
-    def _unknown(self, keys: Sequence[int], start: int) -> list[int]:
-        """Return the keys from `start` on up to the next that is in memory."""
-        rest = list(keys[start:])
-        if self._run_of.keys().isdisjoint(rest):
-            return rest
-        return rest[: next(place for place, key in enumerate(rest) if key in self._run_of)]
+    def _add_unknown(self, keys: Sequence[int], start: int) -> _Run:
+        """Return a new run of the keys from `start` on, which is not known, up to the next that is."""
+        rest, run_of = list(keys[start:]), self._run_of
+        run = _Run(rest, self._turn, 0, 0)
+        for place, key in enumerate(rest):
+            if run_of.setdefault(key, run) is not run:
+                run.keys = rest[:place]
+                break
+        self._runs[run] = None
+        return run
 
     def _add(self, keys: list[int], young: int, old: int) -> _Run:
         run = _Run(keys, self._turn, young, old)
