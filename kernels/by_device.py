@@ -123,7 +123,7 @@ def on_cpu(reference: Callable[P, R]) -> Callable[P, R]:
     @wraps(reference)
     def dispatched(*args: P.args, **kwargs: P.kwargs) -> R:
         first: Any = args[0]
-        has_form = not _REFERENCES and (first[0] if isinstance(first, tuple) else first).is_cpu
+        has_form = _lets_native_run() and (first[0] if isinstance(first, tuple) else first).is_cpu
         result: R = (native(reference) if has_form else reference)(*args, **kwargs)
         return result
 
@@ -141,7 +141,12 @@ def native(operation: Callable[..., Any]) -> Callable[..., Any]:
 
 def reads_blocks(pool: torch.Tensor) -> bool:
     """Whether decode attention on a CPU reads the pool's blocks in place, rather than copies of them."""
-    return pool.dtype is torch.float32 and not _REFERENCES and library() is not None
+    return pool.dtype is torch.float32 and _lets_native_run() and library() is not None
+
+
+def _lets_native_run() -> bool:
+    """Whether nothing watches operations that C++ would hide: Triton forms, references, a rehearsed graph."""
+    return not (_REFERENCES or _FORCED or _REHEARSALS)
 
 
 @lru_cache

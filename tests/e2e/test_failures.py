@@ -24,12 +24,11 @@ SHORT_LEASES = ("--set", "kv_transfer.lease_ttl_s=8")
 def pairs(
     checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningFleet]:
-    """Two prefill and two decode workers."""
+    """Two prefill and two decode workers, in turn: whichever is killed has streams."""
     log = tmp_path_factory.mktemp("pairs") / "log"
     flags = ("--prefill", "2", "--decode", "2", "--model", str(checkpoint("deepseek_v3")))
-    with running_fleet(
-        log, *flags, "--served-model-name", "tiny", *CHECKSUMS, *SMALL_POOL, *SHORT_LEASES
-    ) as running:
+    settings = ("--served-model-name", "tiny", "--proxy-set", "policy=round_robin")
+    with running_fleet(log, *flags, *settings, *CHECKSUMS, *SMALL_POOL, *SHORT_LEASES) as running:
         yield running
 
 
@@ -61,7 +60,7 @@ async def kill_under_load(
         duration_s=most_s,
         min_facts=1,
         max_facts=8,
-        max_tokens=64,
+        max_tokens=160,
         extra={"ignore_eos": True},
     )
     milestones, stop = Milestones(), asyncio.Event()

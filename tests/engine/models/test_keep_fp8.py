@@ -47,8 +47,8 @@ def test_weights_stay_as_published_where_they_fit_the_kernels(folder: Path) -> N
     assert moe.experts.scales is not None
     assert moe.experts.gate_up.dtype is torch.float8_e4m3fn
     attention = model.layers[0].attention
-    assert isinstance(attention._weights.first, Fp8Weight)
-    assert isinstance(attention._weights.out, Fp8Weight)
+    assert isinstance(attention._layer.first, Fp8Weight)
+    assert isinstance(attention._layer.out, Fp8Weight)
 
 
 def errors(actual: dict[str, Tensor], reference: Model) -> list[float]:
