@@ -59,8 +59,8 @@ async def kill_under_load(
         streams=STREAMS,
         duration_s=most_s,
         min_facts=1,
-        max_facts=8,
-        max_tokens=160,
+        max_facts=4,
+        max_tokens=256,
         extra={"ignore_eos": True},
     )
     milestones, stop = Milestones(), asyncio.Event()
@@ -92,9 +92,11 @@ async def test_a_killed_prefill_worker_costs_nothing(pairs: RunningFleet) -> Non
 
 
 async def test_streams_of_a_killed_decode_worker_are_whole(pairs: RunningFleet) -> None:
-    result = await kill_under_load(pairs, "decode-0")
-
-    assert [(answer.outcome, answer.detail) for answer in result.failures(allowed=set())] == []
+    for _ in range(3):  # at the moment of a kill all streams may be before their first token
+        result = await kill_under_load(pairs, "decode-0")
+        assert [(answer.outcome, answer.detail) for answer in result.failures(allowed=set())] == []
+        if await resumed_streams(pairs) > 0:
+            break
     assert await resumed_streams(pairs) > 0
     assert await find_leaks(pairs.url, pairs.workers, settle_s=40.0) == []
 
