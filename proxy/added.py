@@ -19,16 +19,16 @@ def added_lines(
     head: AnswerHead, prefill: Worker | None, decode: Worker | None, request_id: str, *, keep_alive: bool
 ) -> bytes:
     """Return the header lines that a worker's answer gets on its way to the client."""
-    lines = ""
+    lines = []
     if prefill is not None:
-        lines = f"X-Baton-Prefill: {prefill.name}\r\n"
+        lines += [b"X-Baton-Prefill: ", prefill.shown, b"\r\n"]
     if decode is not None:
-        lines += f"X-Baton-Decode: {decode.name}\r\n"
+        lines += [b"X-Baton-Decode: ", decode.shown, b"\r\n"]
     if not head.has(b"x-request-id"):
-        lines += f"X-Request-Id: {request_id}\r\n"
+        lines += [b"X-Request-Id: ", request_id.encode(), b"\r\n"]
     if not keep_alive and not head.has(b"connection"):
-        lines += "Connection: close\r\n"
-    return lines.encode()
+        lines.append(b"Connection: close\r\n")
+    return b"".join(lines)
 
 
 def last_event(failure: Failure, *, chunked: bool) -> bytes:

@@ -2,9 +2,9 @@
 
 
 class AnswerHead:
-    """Status line and headers, as bytes. What only some legs ask of it is looked for when they ask."""
+    """Status line and headers, as bytes. What only some legs ask of it is looked for when they ask, once."""
 
-    __slots__ = ("_found", "keep_alive", "raw", "status")
+    __slots__ = ("_chunked", "_event_stream", "_lower", "keep_alive", "raw", "status")
 
     def __init__(self, raw: bytes, status: int, *, keep_alive: bool) -> None:
         """`raw` ends with the blank line; `keep_alive` is what the parser makes of it."""
@@ -12,17 +12,22 @@ class AnswerHead:
         self.status = status
         self.keep_alive = keep_alive
         """Whether its connection can carry another answer: no body that ends with it, and no `close`."""
-        self._found: bytes | None = None
+        self._lower: bytes | None = None
+        self._chunked = self._event_stream = False
 
     @property
     def chunked(self) -> bool:
         """Whether the body comes in chunks."""
-        return self.has(b"transfer-encoding")
+        if self._lower is None:
+            self._look()
+        return self._chunked
 
     @property
     def event_stream(self) -> bool:
         """Whether the body is one of server-sent events."""
-        return b"\r\ncontent-type: text/event-stream" in self._lower
+        if self._lower is None:
+            self._look()
+        return self._event_stream
 
     @property
     def ends_by_close(self) -> bool:
@@ -34,15 +39,16 @@ class AnswerHead:
         """Whether the client's connection can carry another answer after this one."""
         return self.keep_alive
 
-    @property
-    def _lower(self) -> bytes:
-        if self._found is None:
-            self._found = self.raw.lower()
-        return self._found
-
     def has(self, name: bytes) -> bool:
         """Whether a header stands in it; `name` in lower case."""
-        return b"\r\n" + name + b":" in self._lower
+        lower = self._lower if self._lower is not None else self._look()
+        return b"\r\n%b:" % name in lower
+
+    def _look(self) -> bytes:
+        self._lower = lower = self.raw.lower()
+        self._chunked = b"\r\ntransfer-encoding:" in lower
+        self._event_stream = b"\r\ncontent-type: text/event-stream" in lower
+        return lower
 
     def with_lines(self, lines: bytes) -> bytes:
         """Return the head with header lines, each with its CRLF, after the status line."""

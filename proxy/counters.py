@@ -1,9 +1,9 @@
 """What the hot path counts: plain integers and lists, read by `metrics.py` when somebody asks. No I/O."""
 
 from bisect import bisect_left
-from dataclasses import dataclass, field
+from typing import Final
 
-SECONDS = (
+SECONDS: Final[tuple[float, ...]] = (
     0.001,
     0.0025,
     0.005,
@@ -41,22 +41,27 @@ class Histogram:
         self.total_s += seconds
 
 
-@dataclass(slots=True)
 class Counters:
     """Everything since the start."""
 
-    requests_in_flight: int = 0
-    bytes_relayed: int = 0
-    bytes_received: int = 0
-    invalid: int = 0
-    """Requests refused before any worker was chosen."""
-    stale_resends: int = 0
-    """Legs sent again because their kept-alive connection had ended."""
-    prefill_s: Histogram = field(default_factory=Histogram)
-    """From sending a prefill leg to its whole answer."""
-    first_byte_s: Histogram = field(default_factory=Histogram)
-    """From sending a decode leg to the first bytes of its answer."""
-    time_to_first_byte_s: Histogram = field(default_factory=Histogram)
-    """From the whole request to the first bytes of its answer."""
-    request_s: Histogram = field(default_factory=Histogram)
-    """From the whole request to the end of its answer."""
+    __slots__ = (
+        "bytes_received", "bytes_relayed", "first_byte_s", "invalid", "prefill_s", "request_s",
+        "requests_in_flight", "stale_resends", "time_to_first_byte_s",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.requests_in_flight = 0
+        self.bytes_relayed = 0
+        self.bytes_received = 0
+        self.invalid = 0
+        """Requests refused before any worker was chosen."""
+        self.stale_resends = 0
+        """Legs sent again because their kept-alive connection had ended."""
+        self.prefill_s = Histogram()
+        """From sending a prefill leg to its whole answer."""
+        self.first_byte_s = Histogram()
+        """From sending a decode leg to the first bytes of its answer."""
+        self.time_to_first_byte_s = Histogram()
+        """From the whole request to the first bytes of its answer."""
+        self.request_s = Histogram()
+        """From the whole request to the end of its answer."""

@@ -186,9 +186,11 @@ class ClientConnection:
         self._head_bytes = 0
         request.method = parser.get_method()
         request.keep_alive = parser.should_keep_alive()
-        request.http_1_0 = parser.get_http_version() == "1.0"
         request.sort_headers()
         given = request.given
+        # A connection that stays, and of which nothing was said, is one of HTTP/1.1.
+        if not request.keep_alive or b"connection" in given:
+            request.http_1_0 = parser.get_http_version() == "1.0"
         length = given.get(b"content-length")
         if length is not None and int(length) > limits.body_bytes:
             self._refuse(body_too_large(limits.body_bytes))

@@ -30,7 +30,7 @@ class Closable(Protocol):
         ...
 
 
-@dataclass(slots=True)
+@dataclass
 class Hub:
     """One proxy's shared parts."""
 

@@ -6,6 +6,7 @@ from .prefill_answer import PrefillAnswer
 from .relay_leg import RelayLeg
 from .routing.observer import Leg as Side
 from .routing.view import RequestView
+from .usage import cached_tokens
 
 FRAMING_EVENTS = 2
 """Events of a chat's stream that carry no token: the first, with the role, and the last, `[DONE]`."""
@@ -13,7 +14,8 @@ FRAMING_EVENTS = 2
 
 def note_prefill(hub: Hub, request: RequestView, answer: PrefillAnswer, now: float) -> None:
     """Prefill's answer is here."""
-    tokens, cached = answer.tokens or answer.usage.prompt_tokens, answer.usage.cached_tokens
+    usage = answer.usage
+    tokens, cached = answer.tokens or usage.prompt_tokens, cached_tokens(usage)
     for observer in hub.router.observers:
         observer.prefilled(request, prompt_tokens=tokens, cached_tokens=cached, now=now)
     if answer.account is not None:
@@ -22,7 +24,7 @@ def note_prefill(hub: Hub, request: RequestView, answer: PrefillAnswer, now: flo
 
 def note_stream(hub: Hub, request: RequestView, leg: Leg | None, now: float) -> None:
     """Decode's first bytes are here; all of them, where the client did not ask for a stream."""
-    cached = leg.usage()[0].cached_tokens if isinstance(leg, RelayLeg) and leg.whole else None
+    cached = cached_tokens(leg.usage()[0]) if isinstance(leg, RelayLeg) and leg.whole else None
     for observer in hub.router.observers:
         observer.streaming(request, cached_tokens=cached, now=now)
 

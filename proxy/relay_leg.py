@@ -14,7 +14,8 @@ from .gate import EVENT_END, ChunkGate
 from .leg import Leg, LegOwner, fault_of
 from .routing.commands import Failure, Fault
 from .upstream import Pieces, Pool
-from .usage import NO_USAGE, USAGE, Usage, usage_at_end
+from .usage import USAGE, usage_at_end
+from .worker_words import NO_USAGE, Usage
 
 HELD_ANSWER_BYTES = 256 * 1024
 """An unstreamed answer up to this size is held until it is whole: its loss can be made good elsewhere."""
@@ -24,7 +25,10 @@ FINAL_EVENT = b"[DONE]\n\n"
 class RelayLeg(Leg):
     """Relays an answer."""
 
-    __slots__ = ("_body_expected", "_gate", "_sink", "_tail", "_usage_read", "_waiting", "events", "kept")
+    __slots__ = (
+        "_body_expected", "_gate", "_sink", "_tail", "_usage", "_usage_read", "_waiting",
+        "events", "kept",
+    )  # fmt: skip
 
     def __init__(self, owner: LegOwner, pool: Pool, pieces: Pieces, *, body_expected: bool = True) -> None:
         """`body_expected` is False for the answer to a HEAD request."""
@@ -35,6 +39,7 @@ class RelayLeg(Leg):
         self._tail = b""
         self._body_expected = body_expected
         self._usage_read = b""
+        self._usage: tuple[Usage, msgspec.Raw | None] | None = None
         self.kept: list[bytes] | None = None
         """What was relayed after the head, where somebody wants it kept."""
         self.events = 0
@@ -55,11 +60,15 @@ class RelayLeg(Leg):
 
     def usage(self) -> tuple[Usage, msgspec.Raw | None]:
         """Return what the answer says of itself, as far as it is here."""
-        if self.head is None:
-            return NO_USAGE, None
-        if self.head.event_stream:
-            return usage_at_end(self._usage_read, event_stream=True)
-        return usage_at_end(self._waiting[len(self.head.raw) :] or self._usage_read, event_stream=False)
+        if self._usage is not None:
+            return self._usage
+        found: tuple[Usage, msgspec.Raw | None] = (NO_USAGE, None)
+        if self.head is not None:
+            last = self._waiting or self._usage_read
+            found = usage_at_end(last, event_stream=self.head.event_stream)
+        if self._complete:
+            self._usage = found
+        return found
 
     def answer_bytes(self, lines: bytes) -> bytes:
         """Return the whole answer as it came, with header lines added."""

@@ -1,6 +1,7 @@
 """One client request as the front door hands it on, and the head that its legs carry. No I/O."""
 
 import os
+from typing import Final
 
 from .errors import ApiError
 
@@ -18,6 +19,11 @@ READ = OURS | {b"connection", b"authorization", b"x-session-id"}
 MOST_NAMES = 1024
 """Spellings of header names that are remembered."""
 LONGEST_REQUEST_ID = 128
+HTTP_1_0: Final = b" HTTP/1.0\r\nHost: "
+HTTP_1_1: Final = b" HTTP/1.1\r\nHost: "
+JSON_TYPE: Final = b"\r\nContent-Type: application/json\r\n"
+REQUEST_ID: Final = b"X-Request-Id: "
+LENGTH: Final = b"\r\nContent-Length: "
 COMPLETIONS = frozenset((b"/v1/chat/completions", b"/v1/completions"))
 """Paths that are routed to workers."""
 
@@ -113,12 +119,10 @@ class LegHead:
     def build(self, host: bytes, wire_id: str, body_length: int, *, http_1_0: bool = False) -> bytes:
         """Return the head of a leg with a JSON body."""
         request = self._request
-        return (
-            b"%b %b HTTP/1.%d\r\nHost: %b\r\nContent-Type: application/json\r\n%bX-Request-Id: %b\r\n"
-            b"Content-Length: %d\r\n\r\n"
-        ) % (
-            request.method, request.target, not http_1_0, host, self._passed, wire_id.encode(), body_length
-        )  # fmt: skip
+        return b"".join((
+            request.method, b" ", request.target, HTTP_1_0 if http_1_0 else HTTP_1_1, host, JSON_TYPE,
+            self._passed, REQUEST_ID, wire_id.encode(), LENGTH, b"%d" % body_length, b"\r\n\r\n",
+        ))  # fmt: skip
 
 
 def usable_id(value: bytes) -> str:

@@ -7,8 +7,6 @@
 Only requests that wait are affected by the last two. Workers see none of the `X-Baton-` headers.
 """
 
-from collections.abc import Mapping
-
 from .body import BodyError
 from .errors import ApiError, bad_request
 from .routing.tenants import Tenants, Terms, UnknownKeyError
@@ -28,7 +26,7 @@ _MESSAGES = {
 }
 
 
-def read_terms(given: Mapping[bytes, bytes], tenants: Tenants) -> Terms:
+def read_terms(given: dict[bytes, bytes], tenants: Tenants) -> Terms:
     """Return the terms that a request waits under, from its headers by their names in lower case.
 
     Raises `BodyError` with a 401 or a 400.
@@ -63,7 +61,7 @@ def _api_key(given: bytes | None) -> bytes | None:
     return given[len(_BEARER) :].strip() if given[: len(_BEARER)].lower() == _BEARER else given
 
 
-def _integer(given: Mapping[bytes, bytes], name: bytes) -> int | None:
+def _integer(given: dict[bytes, bytes], name: bytes) -> int | None:
     value = given.get(name)
     if value is None:
         return None

@@ -5,34 +5,10 @@ Looked for in the last bytes alone, and only once for each answer: a stream's us
 
 import msgspec
 
+from .worker_words import NO_USAGE, Usage, answer_decoder
+
 USAGE = b'"usage":'
 LONGEST_TAIL_BYTES = 16 * 1024
-
-
-class _Details(msgspec.Struct, frozen=True):
-    cached_tokens: int | None = None
-
-
-class Usage(msgspec.Struct, frozen=True):
-    """The `usage` object of an answer; None where it does not say."""
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
-
-    @property
-    def cached_tokens(self) -> int | None:
-        """Prompt tokens that the worker had already."""
-        return None if self.prompt_tokens_details is None else self.prompt_tokens_details.cached_tokens
-
-
-class _Answer(msgspec.Struct, frozen=True):
-    usage: Usage | None = None
-    baton: msgspec.Raw = msgspec.Raw(b"null")  # a union with Raw would refuse everything but null
-
-
-NO_USAGE = Usage()
-_answer = msgspec.json.Decoder(_Answer)
 
 
 def usage_at_end(tail: bytes, *, event_stream: bool) -> tuple[Usage, msgspec.Raw | None]:
@@ -47,10 +23,16 @@ def usage_at_end(tail: bytes, *, event_stream: bool) -> tuple[Usage, msgspec.Raw
     if (start < 6 and event_stream) or end < 0:
         return NO_USAGE, None
     try:
-        answer = _answer.decode(memoryview(tail)[start:end])
+        answer = answer_decoder.decode(memoryview(tail)[start:end])
     except (msgspec.DecodeError, UnicodeDecodeError):
         return NO_USAGE, None  # an answer is the client's to judge
     return answer.usage or NO_USAGE, account_of(answer.baton)
+
+
+def cached_tokens(usage: Usage) -> int | None:
+    """Return the prompt tokens that the worker had already; None where it does not say."""
+    details = usage.prompt_tokens_details
+    return None if details is None else details.cached_tokens
 
 
 def account_of(raw: msgspec.Raw) -> msgspec.Raw | None:

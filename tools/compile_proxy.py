@@ -18,8 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 GROUP = "baton.proxy.machine_code"
 """The shared library that holds all of them, beside one small one for each."""
 SERVING = (
-    "added answer admission_desk body continuation counters exchange front gate intake leg notes "
-    "pair_exchange paired_leg relay_leg replay request resume_leg resumption terms upstream watch"
+    "added answer admission_desk body continuation counters exchange front gate hub intake leg notes "
+    "pair_exchange paired_leg prefill_answer relay_leg replay request resume_leg resumption terms upstream "
+    "usage watch"
 )
 ROUTING = (
     "admission books cache_events cache_use cached_keys courses decision_log drain_rate fair_queue fleet ids "
@@ -32,7 +33,8 @@ def sources() -> list[Path]:
     """Return the modules that are compiled."""
     folder = Path("baton", "proxy")
     serving = [folder / f"{name}.py" for name in SERVING.split()]
-    return [*serving, *(folder / "routing" / f"{name}.py" for name in ROUTING.split())]
+    routing = [folder / "routing" / f"{name}.py" for name in ROUTING.split()]
+    return [*serving, *routing, folder / "siblings" / "publisher.py"]
 
 
 def remove() -> None:

@@ -36,7 +36,7 @@ Choose = Callable[[RequestView, float], Decision | None]
 """The policy: who serves a request, or None when no decode worker is left for it."""
 
 
-@dataclass(slots=True)
+@dataclass
 class _Lane:
     """The requests of one model."""
 

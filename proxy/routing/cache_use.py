@@ -10,12 +10,12 @@ from .cache_events import CacheEvents, CacheReport
 from .courses import Courses
 from .fleet import Worker
 from .memory import RoutingMemory
-from .observer import Leg
+from .observer import Leg, Observer
 from .policy import Decision
 from .view import RequestView
 
 
-class CacheUse:
+class CacheUse(Observer):
     """One proxy's."""
 
     def __init__(self, courses: Courses) -> None:
@@ -56,17 +56,9 @@ class CacheUse:
             self._in_flight[id(request)] = decision
             self._used(request, decision, now)
 
-    def prefilled(
-        self, request: RequestView, *, prompt_tokens: int | None, cached_tokens: int | None, now: float
-    ) -> None:
-        """Nothing to note."""
-
-    def streaming(self, request: RequestView, *, cached_tokens: int | None, now: float) -> None:
-        """Nothing to note."""
-
     def ended(self, request: RequestView, *, output_tokens: int | None, now: float) -> None:
         """Its workers have used the prompt until now."""
-        decision = self._in_flight.pop(id(request), None)
+        decision = self._in_flight.pop(id(request), None) if self._in_flight else None
         if decision is not None:
             self._used(request, decision, now)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from .fleet import Fleet, Worker
 from .load import WorkerFacts
 from .memory import RoutingMemory
-from .observer import Leg
+from .observer import Leg, Observer
 from .policy import Decision, Policy
 from .policy_config import PolicyConfig
 from .policy_file import build_policy, dump_policy, learns, may_keep_memory, memory_for
@@ -34,7 +34,7 @@ DEFAULT = Place()
 SHADOW = Place(shadow=True)
 
 
-@dataclass(slots=True)
+@dataclass
 class Course:
     """One policy in force."""
 
@@ -74,7 +74,7 @@ class Rehearsal:
     """Why it must not be used."""
 
 
-class Courses:
+class Courses(Observer):
     """All policies of one proxy."""
 
     def __init__(self, source: str, config: PolicyConfig, now: float) -> None:

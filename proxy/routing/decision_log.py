@@ -9,8 +9,7 @@ from typing import Any
 
 import msgspec
 
-from .fleet import Worker
-from .observer import Leg
+from .observer import Leg, Observer
 from .policy import Decision
 from .view import RequestView
 
@@ -51,7 +50,7 @@ class Record:
         """By leg: the account that a worker gave of itself."""
 
 
-class DecisionLog:
+class DecisionLog(Observer):
     """The last requests, by their id; of two with the same id, the later."""
 
     def __init__(self, most: int, version_of: Callable[[str], str]) -> None:
@@ -121,9 +120,6 @@ class DecisionLog:
         record = self._of(request)
         if record is not None:
             record.attempts[-1].failed_at, record.attempts[-1].failed_leg = now, leg
-
-    def restarted(self, worker: Worker) -> None:
-        """Nothing to note."""
 
     def _of(self, request: RequestView) -> Record | None:
         record = self._records.get(request.request_id)

@@ -91,7 +91,7 @@ class Sighting:
         return self.models, self.kv_tokens_capacity, self.captured_batch_sizes, self.lockstep_group
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class Worker:
     """One worker and what the proxy has in flight on it."""
 
@@ -117,6 +117,11 @@ class Worker:
     """It is to end what it has, and gets nothing new."""
     bootstrap: KvAddress | None = None
     """Where an SGLang prefill worker and its peers meet."""
+    shown: bytes = field(init=False)
+    """The name as headers show it."""
+
+    def __post_init__(self) -> None:
+        self.shown = self.name.encode()
 
     @property
     def needs_partner(self) -> bool:
@@ -139,7 +144,7 @@ class Worker:
         return self.role is not Role.PREFILL
 
 
-@dataclass(slots=True)
+@dataclass
 class ModelPool:
     """The ready workers of one model, by leg."""
 

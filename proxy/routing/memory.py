@@ -26,7 +26,7 @@ _TURNOVER = 0.6
 """The index forgets what was not used while so much of all KV pools was written anew, or twice so much."""
 
 
-@dataclass(slots=True)
+@dataclass
 class _Run:
     """Prompts that one worker answered without a pause between them.
 

@@ -18,7 +18,7 @@ those that hold equally much of the prompt. The cheapest few of
 either leg are then paired, each pair over its own link.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from math import inf
 
@@ -62,11 +62,11 @@ class _Offer:
         self.decode_terms: dict[int, DecodeTerms] = {}
         self.alone: dict[int, tuple[float, ...]] = {}
         """Terms of the decode workers that were priced by themselves."""
-        self.transfers: dict[tuple[int, int], float] = {}
-        """Of the pairs that were priced over their own link, in scaled seconds."""
+        self.transfers: dict[int, dict[int, float]] = {}
+        """Of the pairs that were priced over their own link, in scaled seconds: by decode, then prefill."""
 
 
-def _cheapest(terms: Mapping[int, tuple[float, ...]], most: int) -> list[int]:
+def _cheapest(terms: dict[int, tuple[float, float, float, float]], most: int) -> list[int]:
     """Return the places with the least of what comes last in their terms."""
     if len(terms) <= most:
         return list(terms)
@@ -190,33 +190,38 @@ class PairCost:
         """Return cost and places of the cheapest pair."""
         if not offer.prefill_terms:
             return None
-        found = self._pairs(
+        best = self._best_of(
             offer, fleet, _cheapest(offer.prefill_terms, PAIRED), _cheapest(offer.decode_terms, PAIRED)
         )
-        if not found:
+        if best is None:
             # Hands not shaken where it would be best: look at all that were priced.
-            found = self._pairs(offer, fleet, list(offer.prefill_terms), list(offer.decode_terms))
-        return min(found) if found else None
+            best = self._best_of(offer, fleet, list(offer.prefill_terms), list(offer.decode_terms))
+        return best
 
-    def _pairs(
-        self, offer: _Offer, fleet: Fleet, prefills: Sequence[int], decodes: Sequence[int]
-    ) -> list[tuple[float, int, int]]:
+    def _best_of(
+        self, offer: _Offer, fleet: Fleet, prefills: list[int], decodes: list[int]
+    ) -> tuple[float, int, int] | None:
+        """Return the cheapest of these pairs; of equals the one whose workers come first in the pool."""
         givers, takers = offer.prefill.view.workers, offer.decode.view.workers
         links, usual = self._memory.rates.links
         scale, need = self._config.scales.transfer, offer.need
-        found = []
+        best: tuple[float, int, int] | None = None
         for d in decodes:
             taker = takers[d]
             if not may_split(offer.request, taker):
                 continue
             here, partners = offer.decode_terms[d][2], offer.view.partners(fleet, d)
             depth = offer.decode.depths.get(d, 0)
+            transfers = offer.transfers[d] = {}
             for p in prefills:
-                if p in partners:
-                    base_s, byte_s = links.get((givers[p].name, taker.name), usual).coefficients
-                    transfer = offer.transfers[p, d] = scale * need.transfer_s(base_s, byte_s, depth)
-                    found.append((offer.prefill_terms[p][3] + here + transfer, p, d))
-        return found
+                if p not in partners:
+                    continue
+                base_s, byte_s = links.get((givers[p].name, taker.name), usual).coefficients
+                transfers[p] = transfer = scale * need.transfer_s(base_s, byte_s, depth)
+                cost = offer.prefill_terms[p][3] + here + transfer
+                if best is None or cost < best[0] or (cost == best[0] and (p, d) < best[1:]):
+                    best = cost, p, d
+        return best
 
     def _best_alone(self, offer: _Offer, must: bool, now: float) -> int | None:
         """Return the decode worker that computes the prompt cheapest by itself, if it `must` or may."""
@@ -275,7 +280,7 @@ class PairCost:
         wait, work, overdue, _ = offer.prefill_terms[prefill]
         decode_wait, step, _, _ = offer.decode_terms[decode]
         doubt = overdue + offer.prefill.doubts.get(prefill, 0.0) + offer.decode.doubts.get(decode, 0.0)
-        transfer = offer.transfers.get((prefill, decode))
+        transfer = offer.transfers.get(decode, {}).get(prefill)
         if transfer is None:  # Not paired: each was compared as if over a link like the fleet's.
             depth = offer.decode.depths.get(decode, 0)
             transfer = offer.need.usual_transfer_s(self._config.scales, depth)

@@ -17,7 +17,7 @@ EXACT = 16
 """A leg of up to so many workers is priced and explained whole."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LegView:
     """The workers of one leg, in the pool's order."""
 
@@ -47,7 +47,7 @@ class LegView:
         return place if self.workers[place].name == name else None
 
 
-@dataclass(slots=True)
+@dataclass
 class PoolView:
     """Both legs of a model's pool."""
 

@@ -13,7 +13,7 @@ and a fleet that is new from the priors. No clock, no I/O.
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Generic, TypeVar
 
 from .least_squares import SETTLED, DecayedFit
@@ -64,7 +64,7 @@ class Rates:
         return self._transfer.fit((prefill, decode))
 
     @property
-    def links(self) -> tuple[Mapping[tuple[str, str], DecayedFit], DecayedFit]:
+    def links(self) -> tuple[dict[tuple[str, str], DecayedFit], DecayedFit]:
         """The links that have a fit of their own, and the fit of all others."""
         return self._transfer.members, self._transfer.fleet
 

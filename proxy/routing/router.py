@@ -38,7 +38,7 @@ class Outcome(enum.Enum):
     """The client left."""
 
 
-@dataclass(slots=True)
+@dataclass
 class RoutingCounts:
     """What happened since the start."""
 
@@ -55,7 +55,7 @@ class RoutingCounts:
     """Decode legs sent without KV, whatever the reason."""
 
 
-@dataclass(slots=True)
+@dataclass
 class Router:
     """The routing state of one proxy."""
 

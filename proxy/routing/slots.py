@@ -16,7 +16,7 @@ class SlotError(Exception):
     """A slot granted twice: a fault of the proxy itself."""
 
 
-@dataclass(slots=True)
+@dataclass
 class _WorkerSlots:
     """One worker; without models it is not offered, and is kept for what it still holds."""
 
@@ -30,7 +30,7 @@ class _WorkerSlots:
         return self.capacity_tokens - self.held_tokens
 
 
-@dataclass(slots=True)
+@dataclass
 class _Room:
     """The offered workers of one model."""
 
@@ -149,8 +149,9 @@ class DecodeSlots:
         after, is_empty = slots.capacity_tokens - slots.held_tokens, not slots.holders
         for model in slots.models:
             room = self._rooms[model]
-            del room.ascending[bisect_left(room.ascending, (before, worker))]
-            insort(room.ascending, (after, worker))
+            if after != before:  # the same where there is no limit
+                del room.ascending[bisect_left(room.ascending, (before, worker))]
+                insort(room.ascending, (after, worker))
             room.empty += is_empty - was_empty
         if not slots.models:
             self._drop_if_done(worker, slots)

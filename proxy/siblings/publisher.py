@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..routing.fleet import Worker
-from ..routing.observer import Leg
+from ..routing.observer import Leg, Observer
 from ..routing.policy import Decision
 from ..routing.view import RequestView
 from .messages import Dispatched, Ended, Event, Failed, Prefilled, Streaming
@@ -41,7 +41,7 @@ class _Flight:
         )
 
 
-class Publisher:
+class Publisher(Observer):
     """What one process has to tell."""
 
     def __init__(self) -> None:
