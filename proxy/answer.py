@@ -42,12 +42,13 @@ class AnswerHead:
     def has(self, name: bytes) -> bool:
         """Whether a header stands in it; `name` in lower case."""
         lower = self._lower if self._lower is not None else self._look()
-        return b"\r\n%b:" % name in lower
+        return lower.find(b"\r\n%b:" % name) >= 0
 
     def _look(self) -> bytes:
         self._lower = lower = self.raw.lower()
-        self._chunked = b"\r\ntransfer-encoding:" in lower
-        self._event_stream = b"\r\ncontent-type: text/event-stream" in lower
+        # `in` would take the bytes for a number first, and catch an exception each time.
+        self._chunked = lower.find(b"\r\ntransfer-encoding:") >= 0
+        self._event_stream = lower.find(b"\r\ncontent-type: text/event-stream") >= 0
         return lower
 
     def with_lines(self, lines: bytes) -> bytes:

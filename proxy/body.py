@@ -6,36 +6,38 @@ thus the worker's to judge. No I/O.
 """
 
 import json
+from typing import Final
 
 import msgspec
 
 from .errors import ApiError, bad_request
 
-_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_encode = msgspec.json.Encoder().encode
-_name: msgspec.json.Decoder[str | None] = msgspec.json.Decoder(str | None)
-_number = msgspec.json.Decoder(int)
-_items = msgspec.json.Decoder(list[msgspec.Raw])
+_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_encode: Final = msgspec.json.Encoder().encode
+_name: Final[msgspec.json.Decoder[str | None]] = msgspec.json.Decoder(str | None)
+_number: Final = msgspec.json.Decoder(int)
+_items: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
-KV_FIELD = "kv_transfer_params"
-ONE, FALSE = msgspec.Raw(b"1"), msgspec.Raw(b"false")
-ASK_FOR_KV = msgspec.Raw(
+KV_FIELD: Final = "kv_transfer_params"
+ONE: Final = msgspec.Raw(b"1")
+FALSE: Final = msgspec.Raw(b"false")
+ASK_FOR_KV: Final = msgspec.Raw(
     b'{"do_remote_decode":true,"do_remote_prefill":false,"remote_engine_id":null,'
     b'"remote_block_ids":null,"remote_host":null,"remote_port":null}'
 )
-PREFILL_DROPS = ("stream_options", "min_tokens", "best_of")
+PREFILL_DROPS: Final = ("stream_options", "min_tokens", "best_of")
 """Fields that contradict one token unstreamed; the decode leg validates and applies them."""
-SPLICED_BYTES = 16 * 1024
+SPLICED_BYTES: Final = 16 * 1024
 """A body from this size on is sent in pieces; of a smaller one a copy costs less."""
-TEXT_BYTES_PER_TOKEN = 4
-_BESIDE_TEXT = ("logprobs", "return_token_ids", "use_beam_search", "prompt_logprobs")
+TEXT_BYTES_PER_TOKEN: Final = 4
+_BESIDE_TEXT: Final = ("logprobs", "return_token_ids", "use_beam_search", "prompt_logprobs")
 """Fields that ask for more than text."""
-_SEVERAL = frozenset((*_BESIDE_TEXT, "n", "best_of", "prompt"))
+_SEVERAL: Final = (*_BESIDE_TEXT, "n", "best_of", "prompt")
 """Without any of these, one text is asked for."""
-_ZEROS = (b"0", b"0.0", b"0.00")
-_LIMITS = ("max_completion_tokens", "max_tokens")
-_FIRST_ITEM_BYTES = 16
-_PROMPTS = (b'"', b"[", b"{")
+_ZEROS: Final = (b"0", b"0.0", b"0.00")
+_LIMITS: Final = ("max_completion_tokens", "max_tokens")
+_FIRST_ITEM_BYTES: Final = 16
+_PROMPTS: Final = (b'"', b"[", b"{")
 """How the first item of a list of prompts begins."""
 EXPLAINED_BYTES = 1024 * 1024
 """A longer bad body is refused without looking for the field at fault."""
@@ -134,7 +136,7 @@ class RequestBody:
         fields = self._fields
         if "stream" not in fields or not self._says("stream"):
             return False
-        if _SEVERAL.isdisjoint(fields):
+        if not any(name in fields for name in _SEVERAL):
             return True
         one = self.answers() == 1 and self.prompt_count() in (None, 1)
         return one and not any(map(self._says, _BESIDE_TEXT))

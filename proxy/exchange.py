@@ -248,17 +248,18 @@ class Exchange:
                 self._send_both(command)
 
     def _send_prefill(self, command: SendPrefill) -> None:
-        self._prefill, self._kv = command.worker, None
-        pool = self._hub.pools[command.worker.name]
+        self._prefill = worker = command.worker
+        self._kv = None
+        pool = self._hub.pools[worker.name]
         pieces = self._head.whole(pool.host_header, command.wire_id, self._sendable().for_prefill())
         self._start(PrefillLeg(self, pool, pieces), self._hub.config.timeouts.prefill_s)
 
     def _send_decode(self, command: SendDecode) -> None:
-        self._decode = command.worker
+        self._decode = worker = command.worker
         if not command.with_kv:
-            self._prefill = None
-        pool = self._hub.pools[command.worker.name]
-        body = self._sendable().for_decode(self._kv if command.with_kv else None, self._seed(command.worker))
+            self._prefill = self._kv = None
+        pool = self._hub.pools[worker.name]
+        body = self._sendable().for_decode(self._kv, self._seed(worker))
         pieces = self._head.whole(pool.host_header, command.wire_id, body, http_1_0=self._request.http_1_0)
         self._start(self._relay_leg(pool, pieces), self._hub.config.timeouts.first_byte_s)
 

@@ -12,19 +12,19 @@ HOP_BY_HOP = frozenset(
 OURS = frozenset(b"host content-length content-type accept-encoding expect x-request-id".split())
 """Set anew for every leg. Answers are asked for unencoded: their event boundaries must be visible."""
 DROPPED = HOP_BY_HOP | OURS
-PLAIN_CONNECTIONS = (b"keep-alive", b"close", b"Keep-Alive", b"Close")
+PLAIN_CONNECTIONS: Final = (b"keep-alive", b"close", b"Keep-Alive", b"Close")
 RESERVED_PREFIX = b"x-baton-"
-READ = OURS | {b"connection", b"authorization", b"x-session-id"}
+READ: Final = OURS | {b"connection", b"authorization", b"x-session-id"}
 """Headers whose values the proxy itself looks at, beside those with the reserved prefix."""
-MOST_NAMES = 1024
+MOST_NAMES: Final = 1024
 """Spellings of header names that are remembered."""
-LONGEST_REQUEST_ID = 128
+LONGEST_REQUEST_ID: Final = 128
 HTTP_1_0: Final = b" HTTP/1.0\r\nHost: "
 HTTP_1_1: Final = b" HTTP/1.1\r\nHost: "
 JSON_TYPE: Final = b"\r\nContent-Type: application/json\r\n"
 REQUEST_ID: Final = b"X-Request-Id: "
 LENGTH: Final = b"\r\nContent-Length: "
-COMPLETIONS = frozenset((b"/v1/chat/completions", b"/v1/completions"))
+COMPLETIONS: Final = frozenset((b"/v1/chat/completions", b"/v1/completions"))
 """Paths that are routed to workers."""
 
 
@@ -80,7 +80,7 @@ class ClientRequest:
             self.passed = [line for line in passed if line.partition(b":")[0].lower() not in named]
 
 
-_uses: dict[bytes, tuple[bytes, bool]] = {}
+_uses: Final[dict[bytes, tuple[bytes, bool]]] = {}
 """By a header's name as it was written: its key if the proxy looks at it, and whether workers see it."""
 
 
@@ -133,7 +133,7 @@ def usable_id(value: bytes) -> str:
     return ""
 
 
-_fresh: list[str] = []
+_fresh: Final[list[str]] = []
 
 
 def fresh_id() -> str:

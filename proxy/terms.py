@@ -7,16 +7,18 @@
 Only requests that wait are affected by the last two. Workers see none of the `X-Baton-` headers.
 """
 
+from typing import Final
+
 from .body import BodyError
 from .errors import ApiError, bad_request
 from .routing.tenants import Tenants, Terms, UnknownKeyError
 from .routing.verdict import RefusalReason, Refuse
 
-API_KEY = b"authorization"
-PRIORITY = b"x-baton-priority"
-QUEUE_TIMEOUT_MS = b"x-baton-queue-timeout-ms"
-_BEARER = b"bearer "
-_LONGEST_NUMBER = 9
+API_KEY: Final = b"authorization"
+PRIORITY: Final = b"x-baton-priority"
+QUEUE_TIMEOUT_MS: Final = b"x-baton-queue-timeout-ms"
+_BEARER: Final = b"bearer "
+_LONGEST_NUMBER: Final = 9
 
 _MESSAGES = {
     RefusalReason.QUEUE_FULL: "all workers are busy and the queue is full",

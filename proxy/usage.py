@@ -3,12 +3,14 @@
 Looked for in the last bytes alone, and only once for each answer: a stream's usage stands in its last events.
 """
 
+from typing import Final
+
 import msgspec
 
 from .worker_words import NO_USAGE, Usage, answer_decoder
 
-USAGE = b'"usage":'
-LONGEST_TAIL_BYTES = 16 * 1024
+USAGE: Final = b'"usage":'
+LONGEST_TAIL_BYTES: Final = 16 * 1024
 
 
 def usage_at_end(tail: bytes, *, event_stream: bool) -> tuple[Usage, msgspec.Raw | None]:

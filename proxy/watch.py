@@ -4,9 +4,9 @@ A request that meets its deadlines costs an addition and a removal here, whateve
 """
 
 import asyncio
-from typing import Protocol
+from typing import Final, Protocol
 
-NEVER = float("inf")
+NEVER: Final = float("inf")
 
 
 class Watched(Protocol):

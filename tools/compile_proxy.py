@@ -64,6 +64,9 @@ def compile_all() -> None:
         for extension in extensions:
             # Headers of a group lie beside the library, and are not looked for there.
             extension.include_dirs.append(str(Path("build", *GROUP.split(".")[:-1])))
+            # Its functions call each other by name, and nobody means to put others in their place.
+            extension.extra_compile_args.append("-fno-semantic-interposition")
+            extension.extra_link_args.append("-Wl,-Bsymbolic-functions")
         build = build_ext(Distribution({"ext_modules": extensions}))
         build.build_lib, build.build_temp, build.parallel = "lib", "temp", os.cpu_count()
         build.ensure_finalized()

@@ -85,8 +85,9 @@ class DecisionLog(Observer):
         """A decision was made."""
         record = self._of(request)
         if record is None:
+            if request.request_id in self._records:
+                self._records.move_to_end(request.request_id)
             record = self._records[request.request_id] = Record(request)
-            self._records.move_to_end(request.request_id)
             if len(self._records) > self._most:
                 self._records.popitem(last=False)
         record.attempts.append(Attempt(decision, self._version_of(request.model), now))

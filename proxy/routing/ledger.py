@@ -11,6 +11,7 @@ An entry that ends is gone, so after a drain the ledger reads zero. No I/O and n
 
 import enum
 from collections import Counter
+from typing import Final
 
 
 class HandoverState(enum.Enum):
@@ -43,7 +44,7 @@ class HandoverEvent(enum.Enum):
 
 
 _S, _E = HandoverState, HandoverEvent
-TRANSITIONS: dict[tuple[HandoverState, HandoverEvent], HandoverState] = {
+TRANSITIONS: Final[dict[tuple[HandoverState, HandoverEvent], HandoverState]] = {
     (_S.CREATED, _E.ADVERTISE): _S.ADVERTISED,
     (_S.CREATED, _E.FREE): _S.FREED,
     (_S.CREATED, _E.RELEASE): _S.RELEASING,

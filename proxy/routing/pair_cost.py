@@ -21,6 +21,7 @@ either leg are then paired, each pair over its own link.
 from collections.abc import Sequence
 from itertools import islice
 from math import inf
+from typing import Final
 
 from .fleet import Fleet, Worker
 from .memory import RoutingMemory
@@ -33,15 +34,15 @@ from .prices import DecodeTerms, Leg, Need, PrefillTerms, price_decode, price_pr
 from .view import RequestView
 from .why import Row, Why
 
-TERMS = ("wait", "prefill", "transfer", "decode_wait", "step", "interference", "doubt", "cost")
-LIKELY = 8
+TERMS: Final = ("wait", "prefill", "transfer", "decode_wait", "step", "interference", "doubt", "cost")
+LIKELY: Final = 8
 """Of a larger one, so many that are ready first are;"""
-LEVELS = 8
+LEVELS: Final = 8
 """and the first few among those with the longest match, with the next longest and so on, so often."""
-GONE = 0.05
+GONE: Final = 0.05
 """Share of what the index says a decode worker holds that it is taken to lack, where it would have to compute
 it: one long prompt that was evicted is felt by all who decode for seconds."""
-PAIRED = 3
+PAIRED: Final = 3
 """So many of the cheapest of either leg are paired with each other."""
 
 
@@ -205,7 +206,7 @@ class PairCost:
         givers, takers = offer.prefill.view.workers, offer.decode.view.workers
         links, usual = self._memory.rates.links
         scale, need = self._config.scales.transfer, offer.need
-        best: tuple[float, int, int] | None = None
+        best, best_p, best_d = inf, -1, -1
         for d in decodes:
             taker = takers[d]
             if not may_split(offer.request, taker):
@@ -219,9 +220,9 @@ class PairCost:
                 base_s, byte_s = links.get((givers[p].name, taker.name), usual).coefficients
                 transfers[p] = transfer = scale * need.transfer_s(base_s, byte_s, depth)
                 cost = offer.prefill_terms[p][3] + here + transfer
-                if best is None or cost < best[0] or (cost == best[0] and (p, d) < best[1:]):
-                    best = cost, p, d
-        return best
+                if cost < best or (cost == best and (p < best_p or (p == best_p and d < best_d))):
+                    best, best_p, best_d = cost, p, d
+        return None if best_p < 0 else (best, best_p, best_d)
 
     def _best_alone(self, offer: _Offer, must: bool, now: float) -> int | None:
         """Return the decode worker that computes the prompt cheapest by itself, if it `must` or may."""

@@ -6,6 +6,7 @@ Made once for each change of the pool: `fleet.pool` returns a new object wheneve
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
+from typing import Final
 
 from .fleet import Fleet, ModelPool, Worker
 from .load import DecodeRow, PrefillRow
@@ -13,7 +14,7 @@ from .memory import RoutingMemory
 from .observer import Leg
 from .ready_order import ReadyOrder
 
-EXACT = 16
+EXACT: Final = 16
 """A leg of up to so many workers is priced and explained whole."""
 
 

@@ -18,7 +18,7 @@ No clock, no I/O: policies and the dispatcher call it with the time.
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from xxhash import xxh3_64_intdigest
 
@@ -101,7 +101,7 @@ class PrefixMatch:
                 yield list(self._bits.chosen(chosen, values))
 
 
-NO_MATCH = PrefixMatch(WorkerBits(), [], None)
+NO_MATCH: Final = PrefixMatch(WorkerBits(), [], None)
 """Of a prompt shorter than a chunk."""
 
 
