@@ -26,15 +26,15 @@ from .worker_bits import WorkerBits
 
 T = TypeVar("T")
 
-KEY_BYTES = 190
+KEY_BYTES: Final = 190
 """Upper bound of a chunk's memory: its key, its places in a run and in a table that grows threefold."""
-RUN_BYTES = 500
+RUN_BYTES: Final = 500
 """Upper bound of a run's memory but for its chunks and the digits of its two sets. A test measures both."""
-_INT_DIGIT_BITS = 30
-_INT_DIGIT_BYTES = 4
-_TRUST_PRIOR_CHUNKS = 64.0
-_TRUST_MEMORY = 0.98
-_DRAIN_AT_LEAST = 16
+_INT_DIGIT_BITS: Final = 30
+_INT_DIGIT_BYTES: Final = 4
+_TRUST_PRIOR_CHUNKS: Final = 64.0
+_TRUST_MEMORY: Final = 0.98
+_DRAIN_AT_LEAST: Final = 16
 
 
 def prefix_keys(data: bytes | memoryview, chunk_bytes: int, seed: int) -> list[int]:
@@ -45,9 +45,11 @@ def prefix_keys(data: bytes | memoryview, chunk_bytes: int, seed: int) -> list[i
     keys = []
     text = data if isinstance(data, bytes) else bytes(data)
     digest = xxh3_64_intdigest
-    for start in range(0, len(text) - len(text) % chunk_bytes, chunk_bytes):
-        seed = digest(text[start : start + chunk_bytes], seed)
+    start, end = 0, chunk_bytes
+    while end <= len(text):
+        seed = digest(text[start:end], seed)
         keys.append(seed)
+        start, end = end, end + chunk_bytes
     return keys
 
 
@@ -234,8 +236,14 @@ class PrefixIndex:
 
         `promised_chunks` is what `lookup` said when the request was sent.
         """
-        self.insert(worker, keys, now)
+        if not self._has_noted(worker, keys):
+            self.insert(worker, keys, now)
         self._trust.setdefault(worker, _Trust()).record(promised_chunks, cached_chunks)
+
+    def _has_noted(self, worker: str, keys: Sequence[int]) -> bool:
+        """Whether its use of `keys` was noted since the last turn: of the last one is of all before it."""
+        run = self._run_of.get(keys[-1]) if keys else None
+        return run is not None and run.turn == self._turn and bool(run.young & self._bits.get(worker))
 
     def trust(self, worker: str) -> float:
         """Return the share (0 to 1) of promised chunks that `worker` was found to have, lately."""
