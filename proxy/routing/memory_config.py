@@ -10,7 +10,7 @@ from .rate_config import RateConfig
 class IndexConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How prompts are remembered."""
 
-    chunk_bytes: Annotated[int, msgspec.Meta(ge=16)] = 512
+    chunk_bytes: Annotated[int, msgspec.Meta(ge=16)] = 1024
     """A prompt is known in steps of so many bytes."""
     max_bytes: Annotated[int, msgspec.Meta(ge=1 << 16)] = 256 * 1024 * 1024
     """Memory of the index; what was used least recently goes first."""
