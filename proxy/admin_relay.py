@@ -41,7 +41,7 @@ class AdminRelay:
 
     def leg_answered(self) -> None:
         """Relay."""
-        self._leg.relay_to(self._client.transport.write, self._lines())
+        self._leg.relay_to(self._client.transport, self._lines())
         if self._client.stalled:
             self._leg.pause()
 

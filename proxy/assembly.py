@@ -13,6 +13,7 @@ from .config import ConfigError, ProxyConfig, Timeouts
 from .control import WorkerControl
 from .fleet_keeper import FleetKeeper
 from .hub import Hub
+from .native_relay import native_relay
 from .policy_watch import PolicyWatch, open_courses
 from .prober import Prober
 from .reaper import Reaper
@@ -115,6 +116,7 @@ def assemble(
         probe=prober.probe,
         replays=Replays(config.limits.replay_bytes, loop),
         read_backs=Turns(loop),
+        native=native_relay(loop),
     )
     links = None if place is None else _links(place, publisher, hub)
     keeper = FleetKeeper(hub, prober, controls, session, tasks)

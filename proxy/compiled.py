@@ -1,4 +1,7 @@
-"""Which modules of the proxy run compiled (`make compiled`), and whether their sources have changed since."""
+"""Which modules of the proxy run compiled (`make compiled`), and whether their sources have changed since.
+
+A source is Python; that of the relay is C.
+"""
 
 import importlib.machinery
 from pathlib import Path
@@ -21,6 +24,11 @@ def outdated_modules(folder: Path = FOLDER) -> list[str]:
     return [
         name
         for name in compiled_modules(folder)
-        if not (source := folder / f"{name}.py").exists()
+        if not (source := _source(folder, name)).exists()
         or source.stat().st_mtime > (folder / f"{name}{suffix}").stat().st_mtime
     ]
+
+
+def _source(folder: Path, name: str) -> Path:
+    in_c = folder / f"{name}.c"
+    return in_c if in_c.exists() else folder / f"{name}.py"

@@ -291,7 +291,7 @@ class Exchange:
             return
         self._seen_bytes = leg.received
         self._set_due(self._hub.config.timeouts.between_chunks_s)
-        leg.relay_to(self._client.transport.write, self._lines(leg))
+        leg.relay_to(self._client.transport, self._lines(leg), self._hub.native)
         if self._client.stalled and leg is self._leg:
             self.pause()
 

@@ -8,6 +8,7 @@ from typing import Protocol
 from .admission_desk import AdmissionDesk
 from .config import ProxyConfig
 from .counters import Counters
+from .native_relay import NativeRelay
 from .policy_watch import PolicyWatch
 from .replay import Replays
 from .routing.cache_use import CacheUse
@@ -56,6 +57,8 @@ class Hub:
     """Streams that can be continued when their worker dies."""
     read_backs: Turns
     """Streams that broke off, to be read back."""
+    native: NativeRelay | None
+    """Relays steady streams, where it was compiled."""
     now: Callable[[], float] = field(init=False)
     """Returns the time on the loop's clock."""
     counters: Counters = field(default_factory=Counters)

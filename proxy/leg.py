@@ -67,7 +67,7 @@ class Leg:
 
     __slots__ = (
         "_complete", "_connection", "_feed", "_head_bytes", "_interim", "_parser", "_pieces", "_pool",
-        "_resent", "_sent_at", "cancelled", "head", "owner", "received",
+        "_received", "_resent", "_sent_at", "cancelled", "head", "owner",
     )  # fmt: skip
 
     sent_once = False
@@ -77,8 +77,7 @@ class Leg:
         """`pieces` are the whole request, head and body."""
         self.owner = owner
         self.head: AnswerHead | None = None
-        self.received = 0
-        """Bytes of the answer so far."""
+        self._received = 0
         self.cancelled = False
         self._pool = pool
         self._pieces = pieces
@@ -90,6 +89,11 @@ class Leg:
         self._complete = False
         self._resent = False
         self._sent_at = 0.0
+
+    @property
+    def received(self) -> int:
+        """Bytes of the answer so far."""
+        return self._received
 
     @property
     def whole(self) -> bool:
@@ -146,7 +150,7 @@ class Leg:
             self.fail(Failure(Fault.LOST, detail))
 
     def _stale(self, connection: Connection | None) -> bool:
-        if connection is None or self.received or self._resent or not connection.served:
+        if connection is None or self._received or self._resent or not connection.served:
             return False
         return self.owner.now() - self._sent_at < STALE_WITHIN_S
 
@@ -178,7 +182,7 @@ class Leg:
 
     def feed(self, data: bytes) -> bool:
         """Parse `data`; on bytes that are no answer, fail and return False."""
-        self.received += len(data)
+        self._received += len(data)
         if self.head is None:
             self._head_bytes += data
         try:

@@ -67,7 +67,7 @@ def replay_of(body: RequestBody, decode: Kind) -> Replay | None:
 def broken_stream(leg: RelayLeg) -> Broken | None:
     """Return a stream as far as it came; None if it was not kept or cannot be continued."""
     head = leg.head
-    if leg.kept is None or head is None or not leg.mendable:
+    if not leg.keeps or head is None or not leg.mendable:
         return None
     body = unchunked(leg.relayed()) if head.chunked else leg.relayed()
     told = None if body is None else read_told(body)
@@ -94,7 +94,8 @@ class Replays:
         """Keep what `leg` relays from now on; return whether that is done."""
         if not self._most_bytes or not leg.head or not leg.head.event_stream or leg.whole:
             return False
-        replay.leg, replay.forget, leg.kept = leg, forget, []
+        leg.keep()
+        replay.leg, replay.forget = leg, forget
         self._kept.add(replay)
         if self._timer is None:
             self._timer = self._loop.call_later(LOOK_S, self.look)
@@ -120,7 +121,7 @@ class Replays:
 
     def _let_leg_go(self, replay: Replay) -> None:
         if replay.leg is not None:
-            replay.leg.kept = None
+            replay.leg.forget()
         replay.leg = replay.forget = None
 
     def look(self) -> None:

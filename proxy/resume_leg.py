@@ -3,10 +3,12 @@
 Slower than `relay_leg`, event by event; only streams whose worker died come here.
 """
 
+import asyncio
 from collections.abc import Callable
 
 from .continuation import Continuation, DivergedError
 from .leg import LegOwner
+from .native_relay import NativeRelay
 from .relay_leg import RelayLeg
 from .replay import Broken
 from .routing.commands import Failure, Fault
@@ -24,7 +26,7 @@ class ResumeLeg(RelayLeg):
     def __init__(self, owner: LegOwner, pool: Pool, pieces: Pieces, broken: Broken) -> None:
         super().__init__(owner, pool, pieces)
         self._broken = broken
-        self.events = broken.told.events
+        self._events = broken.told.events
         self._bodies: list[bytes] = []
         self._continuation = Continuation(broken.told)
         self.diverged = False
@@ -39,12 +41,12 @@ class ResumeLeg(RelayLeg):
         """Told by the parser."""
         self._bodies.append(body)
 
-    def relay_to(self, sink: Callable[[bytes], None], lines: bytes) -> None:
+    def relay_to(self, client: asyncio.Transport, lines: bytes, native: NativeRelay | None = None) -> None:
         """Write what follows what was told; the head was sent long ago."""
         assert self.head is not None
         self._pieces = ()
         self._usage_read, self._waiting = self._waiting, b""
-        self._sink = sink
+        self._sink = sink = client.write
         if not (self._broken.chunked and self._broken.stays):
             self.head.keep_alive = False  # the client was told that the connection ends with the answer
         self._go_on(sink)
@@ -57,7 +59,7 @@ class ResumeLeg(RelayLeg):
             return
         if not self.feed(data):
             return
-        if USAGE in data:
+        if data.find(USAGE) >= 0:
             self._usage_read = data
         self._go_on(sink)
 
@@ -80,7 +82,7 @@ class ResumeLeg(RelayLeg):
             return
         chunked = self._broken.chunked
         if events:
-            self.events += events.count(b"\n\n")
+            self._events += events.count(b"\n\n")
             sink(b"%x\r\n%b\r\n" % (len(events), events) if chunked else events)
         if not self._complete:
             return

@@ -103,6 +103,8 @@ class Proxy:
         self.hub.watch.close()
         self.hub.desk.close()
         self.hub.replays.close()
+        if self.hub.native is not None:
+            self.hub.native.close()
         for client in list(self.clients.open):
             client.transport.abort()
         for pool in (*self.hub.pools.values(), self.hub.admin_pool):

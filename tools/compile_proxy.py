@@ -1,5 +1,7 @@
 """Compiles what the proxy runs for every request to machine code, in place: `make compiled`.
 
+Beside the modules the relay in C is compiled, which has no other form: without it legs relay by themselves.
+
 The modules are what they were: the same sources run uncompiled where no compiler is, or once `make
 uncompiled` has taken the compiled ones away. A compiled module hides its source, so both have to be made
 anew together; `proxy/compiled.py` tells when they differ.
@@ -8,11 +10,15 @@ Left out is what mypyc cannot compile: structs with options and what derives fro
 """
 
 import argparse
+import contextlib
 import os
 import shutil
 import sys
 import tempfile
 from pathlib import Path
+
+from setuptools import Distribution, Extension
+from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent.parent
 GROUP = "baton.proxy.machine_code"
@@ -37,17 +43,39 @@ def sources() -> list[Path]:
     return [*serving, *routing, folder / "siblings" / "publisher.py"]
 
 
+def build(extensions: list[Extension], folder: Path) -> None:
+    """Compile from the current folder into `folder`, as paths of packages."""
+    command = build_ext(Distribution({"ext_modules": extensions}))
+    command.build_lib, command.build_temp, command.parallel = str(folder), "temp", os.cpu_count()
+    command.ensure_finalized()
+    command.run()
+
+
+def native_relay() -> Extension:
+    """Return the relay in C."""
+    source = Path("baton", "proxy", "chunk_relay.c")
+    warnings = ["-O2", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
+    return Extension("baton.proxy.chunk_relay", [str(source)], extra_compile_args=warnings)
+
+
 def remove() -> None:
     """Take all compiled modules away."""
     for library in (ROOT / "proxy").glob("**/*.so"):
         library.unlink()
 
 
+def compile_native_relay(folder: Path) -> Path:
+    """Compile the relay alone, in a folder of its own; return the library."""
+    (folder / "baton").symlink_to(ROOT)
+    with contextlib.chdir(folder):
+        build([native_relay()], Path("lib"))
+    [library] = (folder / "lib").glob("**/*.so")
+    return library
+
+
 def compile_all() -> None:
     """Compile in a folder of its own; put the libraries beside their sources."""
     from mypyc.build import mypycify  # noqa: PLC0415
-    from setuptools import Distribution  # noqa: PLC0415
-    from setuptools.command.build_ext import build_ext  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -56,7 +84,7 @@ def compile_all() -> None:
         options = ["--strict", "--explicit-package-bases", "--follow-imports=silent"]
         extensions = mypycify(
             [*options, *map(str, sources())],
-            opt_level="2",
+            opt_level="3",
             debug_level="0",
             multi_file=True,
             group_name=GROUP,
@@ -67,10 +95,9 @@ def compile_all() -> None:
             # Its functions call each other by name, and nobody means to put others in their place.
             extension.extra_compile_args.append("-fno-semantic-interposition")
             extension.extra_link_args.append("-Wl,-Bsymbolic-functions")
-        build = build_ext(Distribution({"ext_modules": extensions}))
-        build.build_lib, build.build_temp, build.parallel = "lib", "temp", os.cpu_count()
-        build.ensure_finalized()
-        build.run()
+        if sys.platform == "linux":  # it waits by epoll
+            extensions.append(native_relay())
+        build(extensions, Path("lib"))
         remove()
         for library in (folder / "lib" / "baton").glob("**/*.so"):
             shutil.copy(library, ROOT / library.relative_to(folder / "lib" / "baton"))

@@ -1,13 +1,46 @@
-"""The proxy's tests run on the event loop that the proxy runs on."""
+"""The proxy's tests run on the event loop that the proxy runs on. Some compile its relay in C first."""
 
 import asyncio
+import importlib.util
+import os
+import shutil
+import sys
+import sysconfig
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import uvloop
+
+from baton.tools.compile_proxy import compile_native_relay
 
 
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(scope="session")
+def chunk_relay(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """The relay in C, compiled from the source that stands there."""
+    if sys.platform != "linux":
+        pytest.skip("no epoll")
+    if shutil.which(os.environ.get("CC", "cc")) is None:
+        pytest.skip("no C compiler")
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        pytest.skip("no headers of Python's")
+    library = compile_native_relay(tmp_path_factory.mktemp("native"))
+    spec = importlib.util.spec_from_file_location("baton.proxy.chunk_relay", library)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def relays_natively(chunk_relay: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proxies that are started have the relay in C."""
+    monkeypatch.setitem(sys.modules, "baton.proxy.chunk_relay", chunk_relay)
