@@ -2,6 +2,7 @@
 
 from baton.proxy.routing.courses import DEFAULT, SHADOW, Courses
 from baton.proxy.routing.least_tokens import LeastTokensConfig
+from baton.proxy.routing.memory_config import IndexConfig
 from baton.proxy.routing.pair_cost import PairCostConfig
 from baton.proxy.routing.round_robin import RoundRobinConfig
 from baton.proxy.routing.view import RequestView
@@ -10,9 +11,12 @@ from baton.proxy.simulator.simulation import MODEL, FleetSize, simulated_fleet
 FLEET = simulated_fleet(FleetSize(2, 2))
 LEARNING = PairCostConfig(decode_alone=False)
 
+PROMPT = b"x" * 4096
+CHUNKS = len(PROMPT) // IndexConfig().chunk_bytes
+
 
 def serve(courses: Courses, now: float) -> None:
-    request = RequestView("r", MODEL, 2048, 256, b"x" * 4096)
+    request = RequestView("r", MODEL, 2048, 256, PROMPT)
     decision = courses.decide(request, FLEET, now)
     assert decision is not None
     courses.dispatched(request, decision, now)
@@ -24,7 +28,7 @@ def serve(courses: Courses, now: float) -> None:
 def known_chunks(courses: Courses) -> int:
     assert courses.shadow is not None
     assert courses.shadow.memory is courses.default.memory
-    return courses.shadow.memory.match(RequestView("q", MODEL, 2048, 256, b"x" * 4096), 5.0).longest
+    return courses.shadow.memory.match(RequestView("q", MODEL, 2048, 256, PROMPT), 5.0).longest
 
 
 def test_a_learning_shadow_learns_over_a_policy_that_does_not() -> None:
@@ -34,7 +38,7 @@ def test_a_learning_shadow_learns_over_a_policy_that_does_not() -> None:
     assert known_chunks(courses) == 0
 
     serve(courses, 0.0)
-    assert known_chunks(courses) == 8
+    assert known_chunks(courses) == CHUNKS
 
 
 def test_a_shadow_learns_on_when_what_it_shadows_changes() -> None:
@@ -43,7 +47,7 @@ def test_a_shadow_learns_on_when_what_it_shadows_changes() -> None:
     courses.put(DEFAULT, courses.prepare(DEFAULT, "least_tokens", LeastTokensConfig(), 0.0))
 
     serve(courses, 0.0)
-    assert known_chunks(courses) == 8
+    assert known_chunks(courses) == CHUNKS
 
 
 def test_a_rehearsal_does_not_move_the_turn_of_the_policy_in_force() -> None:
@@ -64,4 +68,4 @@ def test_what_a_shadow_learned_is_kept_by_the_policy_that_becomes_the_default() 
     serve(courses, 0.0)
     courses.put(DEFAULT, courses.prepare(DEFAULT, "pair_cost", LEARNING, 0.0))
 
-    assert known_chunks(courses) == 8
+    assert known_chunks(courses) == CHUNKS

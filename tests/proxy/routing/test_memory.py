@@ -41,12 +41,12 @@ def test_a_prompt_is_known_to_prefill_from_dispatch_on_and_to_decode_once_it_str
 
 
 def test_a_growing_conversation_shares_the_keys_of_its_bytes() -> None:
-    learned, first = memory(), b"x" * 2000
-    learned.dispatched(request(prompt=first, tokens=500), Decision(D0, P0), 0.0)
-    grown = request(prompt=first + b"y" * 2000, tokens=1000)
+    learned, first = memory(), b"x" * 4000
+    learned.dispatched(request(prompt=first, tokens=1000), Decision(D0, P0), 0.0)
+    grown = request(prompt=first + b"y" * 4000, tokens=2000)
 
     assert matches(learned, grown)["p0"] == 3
-    assert learned.cached_tokens(grown, "p0", 3) == pytest.approx(3 * 512 / 4)
+    assert learned.cached_tokens(grown, "p0", 3) == pytest.approx(3 * IndexConfig().chunk_bytes / 4)
 
 
 def test_models_do_not_share_prefixes() -> None:

@@ -6,6 +6,7 @@ from baton.proxy.routing.commands import Abort, Failure, Fault
 from baton.proxy.routing.courses import Courses
 from baton.proxy.routing.fleet import Fleet, KvAddress, Role, Sighting, Worker, WorkerState
 from baton.proxy.routing.life import RequestLife
+from baton.proxy.routing.memory_config import IndexConfig
 from baton.proxy.routing.pair_cost import PairCostConfig
 from baton.proxy.routing.router import Router
 from baton.proxy.routing.tenants import Terms
@@ -83,7 +84,7 @@ def test_a_siblings_request_is_booked_as_its_own() -> None:
 
     assert there.booked() == here.booked()
     assert there.router.admission.slots.held_by_worker() == here.router.admission.slots.held_by_worker()
-    assert there.longest_match() == here.longest_match() == len(PROMPT) // 512
+    assert there.longest_match() == here.longest_match() == len(PROMPT) // IndexConfig().chunk_bytes
     assert len(there.router.ledger) == 0
     assert life.ticket.request.wire_id == "r"
 
