@@ -189,7 +189,7 @@ class ClientConnection:
         request.sort_headers()
         given = request.given
         # A connection that stays, and of which nothing was said, is one of HTTP/1.1.
-        if not request.keep_alive or b"connection" in given:
+        if not request.keep_alive or b"connection" in given or b"proxy-connection" in given:
             request.http_1_0 = parser.get_http_version() == "1.0"
         length = given.get(b"content-length")
         if length is not None and int(length) > limits.body_bytes:

@@ -14,7 +14,7 @@ OURS = frozenset(b"host content-length content-type accept-encoding expect x-req
 DROPPED = HOP_BY_HOP | OURS
 PLAIN_CONNECTIONS: Final = (b"keep-alive", b"close", b"Keep-Alive", b"Close")
 RESERVED_PREFIX = b"x-baton-"
-READ: Final = OURS | {b"connection", b"authorization", b"x-session-id"}
+READ: Final = OURS | {b"connection", b"proxy-connection", b"authorization", b"x-session-id"}
 """Headers whose values the proxy itself looks at, beside those with the reserved prefix."""
 MOST_NAMES: Final = 1024
 """Spellings of header names that are remembered."""

@@ -5,6 +5,9 @@ import asyncio
 import pytest
 
 from baton.proxy.config import Limits, Timeouts
+from baton.proxy.front import ClientConnection, Clients, Serving
+from baton.proxy.request import ClientRequest
+from baton.proxy.watch import Watch
 
 from .fakes import FakeWorker, chat, fails, hangs
 from .house import housed, pair
@@ -36,6 +39,43 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
 
     assert [answer.status for answer in seen] == [418, 200, 200, 404]
     assert seen[2].text == "one two"
+
+
+class _Idle:
+    """Serves nothing."""
+
+    def begin(self) -> None: ...
+    def client_gone(self) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("head", "is_1_0"),
+    [
+        (b"HTTP/1.1\r\nHost: x", False),
+        (b"HTTP/1.1\r\nHost: x\r\nConnection: close", False),
+        (b"HTTP/1.0", True),
+        (b"HTTP/1.0\r\nConnection: keep-alive", True),
+        (b"HTTP/1.0\r\nProxy-Connection: keep-alive", True),
+    ],
+)
+async def test_workers_are_asked_in_the_version_that_the_client_speaks(head: bytes, is_1_0: bool) -> None:
+    loop, seen = asyncio.get_running_loop(), asyncio.Queue[ClientRequest]()
+
+    def serve(client: ClientConnection, request: ClientRequest) -> Serving:
+        seen.put_nowait(request)
+        return _Idle()
+
+    def accept() -> ClientConnection:
+        return ClientConnection(serve, Clients(), Watch(loop, 1.0), Limits(), Timeouts())
+
+    server = await loop.create_server(accept, "127.0.0.1", 0)  # type: ignore[arg-type]
+    async with server:
+        _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(b"POST /v1/completions %b\r\nContent-Length: 2\r\n\r\n{}" % head)
+        assert (await seen.get()).http_1_0 is is_1_0
+        writer.close()
 
 
 async def test_a_chunked_body_is_put_together() -> None:
