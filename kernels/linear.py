@@ -39,6 +39,13 @@ def multiply(x: Tensor, weight: Weight) -> Tensor:
     return linear_fp8(*quantise_groups(x), weight.values, weight.scales).to(x.dtype)
 
 
+def multiply_columns(x: Tensor, weight: Weight, first: int) -> Tensor:
+    """Return `multiply(x, weight)[:, first:]`, a plain weight's other columns not computed."""
+    if isinstance(weight, Tensor):
+        return torch.mm(x, weight[:, first:])
+    return multiply(x, weight)[:, first:]
+
+
 @on_cpu
 def gated_mlp(x: Tensor, gate_up: Weight, down: Weight) -> Tensor:
     """Return `down(silu(gate(x)) * up(x))`: `[tokens, hidden]` of x.dtype.
