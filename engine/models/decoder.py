@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ...kernels.linear import multiply
 from ...kernels.rms_norm import add_rms_norm, rms_norm
 from ...kvtransfer.layout import KvLayout
 from ..batch import DecodeBatch, PrefillBatch
@@ -155,7 +156,7 @@ class Decoder:
 
     def logits(self, x: Tensor) -> Tensor:
         """End a step: float32 logits of the rows given."""
-        return torch.mm(x, self._weights.head).float()
+        return multiply(x, self._weights.head).float()
 
     @torch.inference_mode()
     def prefill_in_halves(self, batch: PrefillBatch, kv: Tensor) -> Tensor:
