@@ -1,8 +1,8 @@
 """Weights as the products of `product.cpp` read them: panels of columns side by side.
 
-A product takes some columns of all rows of a weight. Where these are apart, memory gives them at a fraction of
-its speed; a panel lies in one run. Panels are made when a weight is first used and kept beside it as long as it
-lives: weights take twice their memory on a CPU.
+A product takes some columns of all rows of a weight. Where these are apart, memory gives them at a fraction
+of its speed; a panel lies in one run. Panels are made when a weight is first used and kept beside it as long
+as it lives: weights take twice their memory on a CPU.
 """
 
 from weakref import ReferenceType, ref
