@@ -1,8 +1,8 @@
 """How many threads compute a step on a CPU: all, but for few decode rows where operations run in torch.
 
 While sequences decode, the frontend writes a token to every client after each step and takes a core from a
-compute thread. Operations in C++ do not wait for a thread that is not there (`kernels/native/team.h`). Those of
-torch do, every one, and waking a thread costs more than it can do of a few rows: they get one thread fewer.
+compute thread. Operations in C++ do not wait for a thread that is not there (`kernels/native/team.h`). Those
+of torch do, every one, and waking a thread costs more than it can do of a few rows, which get one fewer.
 `docs/engine-speed.md` has the figures. `runner` applies it.
 """
 
