@@ -166,7 +166,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     threads: int | None = None
     """Compute threads of the engine; absent: torch's choice."""
     decode_threads: int | None = None
-    """Threads of a decode step; absent: one fewer for up to 15 rows, as the frontend is busy meanwhile."""
+    """Threads of a decode step; absent: all, but without compiled operations one fewer for up to 15 rows, as
+    the frontend is busy meanwhile."""
     kv_cache_bytes: int = 256 * 1024 * 1024
     """Size of the KV pool. On a CPU, copies of what is being decoded may take half as much again."""
     num_blocks: int | None = None

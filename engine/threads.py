@@ -1,19 +1,20 @@
-"""How many threads compute a step on a CPU: prompts and many decode rows get all, few rows one fewer.
+"""How many threads compute a step on a CPU: all, but for few decode rows where operations run in torch.
 
-The threads of one operation wait for each other. While sequences decode, the frontend writes a token to every
-client after each step; where it takes a core from a compute thread, every operation of the step waits for
-that one, and waking a thread costs more than it can do of a few rows. `docs/engine-speed.md` has the figures.
-`runner` applies it.
+While sequences decode, the frontend writes a token to every client after each step and takes a core from a
+compute thread. Operations in C++ do not wait for a thread that is not there (`kernels/native/team.h`). Those
+of torch do, every one, and waking a thread costs more than it can do of a few rows, which get one fewer.
+`docs/engine-speed.md` has the figures. `runner` applies it.
 """
 
 from dataclasses import dataclass
 
 import torch
 
+from ..kernels.native.library import library
 from .config import WorkerConfig
 
 MANY_ROWS = 16
-"""Decode rows that are worth all threads: at 8 and less a second thread gained little or lost."""
+"""Decode rows that are worth all of torch's threads: at 8 and less a second one gained little or lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +34,12 @@ class ComputeThreads:
 
     @classmethod
     def of(cls, config: WorkerConfig) -> "ComputeThreads":
-        """Return what is configured; absent: all that torch has, and one fewer for few decode rows."""
+        """Return what is configured; absent: all that torch has, in torch one fewer for few decode rows."""
         prompts = config.threads or torch.get_num_threads()
         if config.decode_threads is not None:
             return cls(prompts, config.decode_threads, config.decode_threads)
-        return cls(prompts, max(1, prompts - 1))
+        runs_native = config.device == "cpu" and library() is not None
+        return cls(prompts, prompts if runs_native else max(1, prompts - 1))
 
     def use_for_prompts(self) -> None:
         """Let the next operations of this thread use the threads for prompts."""

@@ -104,6 +104,8 @@ NATIVE = {
     "gqa_paged_decode",
     "mla_decode_layer",
     "mla_paged_decode",
+    "multiply",
+    "multiply_columns",
     "rms_norm",
     "rms_norm_",
     "rope_halves_",

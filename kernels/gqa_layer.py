@@ -7,7 +7,7 @@ from torch import Tensor
 from .by_device import on_cpu
 from .gqa_decode import gqa_paged_decode
 from .kv_rows import write_rows
-from .linear import Weight, multiply
+from .linear import Weight, multiply, multiply_columns
 from .mla_layer import PagedRows
 from .rms_norm import rms_norm_
 from .rope import rope_halves_
@@ -55,3 +55,13 @@ def gqa_project(x: Tensor, layer: GqaLayer, turns: Tensor) -> tuple[Tensor, Tens
     rms_norm_(turned, layer.qk_norm, layer.eps)
     rope_halves_(turned, turns)
     return qkv[:, :heads], qkv[:, heads:]
+
+
+def gqa_project_kv(x: Tensor, layer: GqaLayer, turns: Tensor) -> Tensor:
+    """The second of what `gqa_project` returns, without the first."""
+    heads, keys = layer.heads, layer.kv_heads
+    dim = layer.qk_norm.shape[1]
+    kv = multiply_columns(x, layer.qkv, heads * dim).view(x.shape[0], 2 * keys, dim)
+    rms_norm_(kv[:, :keys], layer.qk_norm[heads:], layer.eps)
+    rope_halves_(kv[:, :keys], turns)
+    return kv

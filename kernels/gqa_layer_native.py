@@ -10,8 +10,9 @@ from . import gqa_layer as in_torch
 from .by_device import reference
 from .gqa_layer import GqaLayer
 from .mla_layer import PagedRows
-from .native.layers import FLOATS, are_dense, native_step, takes_step
+from .native.layers import FLOATS, native_step, takes_step
 from .native.library import are_plain, function
+from .native.panels import can_pack, panels_of
 
 _LAYER = function("gqa_decode_layer", "pppppiip")
 
@@ -27,7 +28,10 @@ class _Layer(ctypes.Structure):
     )
 
 
-_DESCRIBED: WeakKeyDictionary[GqaLayer, _Layer | None] = WeakKeyDictionary()
+_Described = tuple[_Layer, list[Tensor | None]]
+"""A layer, and the tensors that it points to"""
+
+_DESCRIBED: WeakKeyDictionary[GqaLayer, _Described | None] = WeakKeyDictionary()
 """None where a weight is not taken"""
 
 
@@ -41,7 +45,7 @@ def gqa_decode_layer(x: Tensor, pool: Tensor, layer: GqaLayer, step: PagedRows) 
     out = torch.empty_like(x)
     blocks = pool.stride()
     _LAYER(
-        ctypes.addressof(described),
+        ctypes.addressof(described[0]),
         ctypes.addressof(pointed := native_step(step)),
         x.data_ptr(),
         pool.data_ptr(),
@@ -54,11 +58,11 @@ def gqa_decode_layer(x: Tensor, pool: Tensor, layer: GqaLayer, step: PagedRows) 
     return out
 
 
-def _describe(layer: GqaLayer) -> _Layer | None:
-    given = [layer.qkv, layer.qk_norm, layer.out]
-    weights = [weight for weight in given if isinstance(weight, Tensor)]
-    if len(weights) < len(given) or not are_dense(*weights):
+def _describe(layer: GqaLayer) -> _Described | None:
+    qkv, out = layer.qkv, layer.out
+    if not (isinstance(qkv, Tensor) and isinstance(out, Tensor) and can_pack(qkv, layer.qk_norm, out)):
         return None
-    addresses = [weight.data_ptr() for weight in weights]
+    read: list[Tensor | None] = [panels_of(qkv), layer.qk_norm.contiguous(), panels_of(out)]
+    addresses = [None if tensor is None else tensor.data_ptr() for tensor in read]
     sizes = (layer.qkv.shape[0], layer.heads, layer.kv_heads, layer.qk_norm.shape[1])
-    return _Layer(*addresses, *sizes, layer.eps, layer.scale)
+    return _Layer(*addresses, *sizes, layer.eps, layer.scale), read

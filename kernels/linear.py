@@ -29,6 +29,7 @@ Weight = Tensor | Fp8Weight
 """`[in, out]`"""
 
 
+@on_cpu
 def multiply(x: Tensor, weight: Weight) -> Tensor:
     """Return `x @ weight`: `[tokens, out]` of x.dtype. For an FP8 weight, x is quantised to FP8 first.
 
@@ -37,6 +38,14 @@ def multiply(x: Tensor, weight: Weight) -> Tensor:
     if isinstance(weight, Tensor):
         return torch.mm(x, weight)
     return linear_fp8(*quantise_groups(x), weight.values, weight.scales).to(x.dtype)
+
+
+@on_cpu
+def multiply_columns(x: Tensor, weight: Weight, first: int) -> Tensor:
+    """Return `multiply(x, weight)[:, first:]`, a plain weight's other columns not computed."""
+    if isinstance(weight, Tensor):
+        return torch.mm(x, weight[:, first:])
+    return multiply(x, weight)[:, first:]
 
 
 @on_cpu

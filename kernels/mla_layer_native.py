@@ -9,8 +9,9 @@ from torch import Tensor
 from . import mla_layer as in_torch
 from .by_device import reference
 from .mla_layer import MlaLayer, PagedRows
-from .native.layers import FLOATS, are_dense, native_step, takes_step
+from .native.layers import FLOATS, native_step, takes_step
 from .native.library import are_plain, function
+from .native.panels import can_pack, panels_of
 
 _LAYER = function("mla_decode_layer", "pppppiip")
 _MATRICES = ("first", "q_norm", "q_b", "kv_norm", "absorb_keys", "absorb_values", "out")
@@ -28,7 +29,10 @@ class _Layer(ctypes.Structure):
     )
 
 
-_DESCRIBED: WeakKeyDictionary[MlaLayer, _Layer | None] = WeakKeyDictionary()
+_Described = tuple[_Layer, list[Tensor | None]]
+"""A layer, and the tensors that it points to"""
+
+_DESCRIBED: WeakKeyDictionary[MlaLayer, _Described | None] = WeakKeyDictionary()
 """None where a weight is not taken"""
 
 
@@ -42,7 +46,7 @@ def mla_decode_layer(x: Tensor, pool: Tensor, layer: MlaLayer, step: PagedRows) 
     out = torch.empty_like(x)
     blocks = pool.stride()
     _LAYER(
-        ctypes.addressof(described),
+        ctypes.addressof(described[0]),
         ctypes.addressof(pointed := native_step(step)),
         x.data_ptr(),
         pool.data_ptr(),
@@ -55,13 +59,17 @@ def mla_decode_layer(x: Tensor, pool: Tensor, layer: MlaLayer, step: PagedRows) 
     return out
 
 
-def _describe(layer: MlaLayer) -> _Layer | None:
-    given = [layer.first, layer.q_norm, layer.q_b, layer.kv_norm]
-    given += [layer.absorb_keys, layer.absorb_values, layer.out]
-    weights = [weight for weight in given if isinstance(weight, Tensor)]
-    if len(weights) + given.count(None) < len(given) or not are_dense(*weights):
+def _describe(layer: MlaLayer) -> _Described | None:
+    matrices = [layer.first, layer.q_b, layer.absorb_keys, layer.absorb_values, layer.out]
+    norms = [layer.q_norm, layer.kv_norm]
+    if not all(weight is None or can_pack(weight) for weight in (*matrices, *norms)):
         return None
+    first, q_b, keys, values, out = (
+        panels_of(matrix) if isinstance(matrix, Tensor) else None for matrix in matrices
+    )
+    q_norm, kv_norm = (None if norm is None else norm.contiguous() for norm in norms)
+    read = [first, q_norm, q_b, kv_norm, keys, values, out]
     heads, nope, rank = layer.absorb_keys.shape
     sizes = (layer.first.shape[0], layer.query_width, heads, nope, rank, layer.latent_dim - rank)
-    addresses = [weight.data_ptr() if isinstance(weight, Tensor) else None for weight in given]
-    return _Layer(*addresses, *sizes, layer.absorb_values.shape[2], layer.eps, layer.scale)
+    addresses = [None if tensor is None else tensor.data_ptr() for tensor in read]
+    return _Layer(*addresses, *sizes, layer.absorb_values.shape[2], layer.eps, layer.scale), read

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .attention import attend, merge_attention
 from .kv_rows import read_rows
+from .linear import multiply
 
 CONTEXT_PIECE_TOKENS = 4096
 
@@ -63,7 +64,7 @@ def mla_prefill_attention(
 def _expand(entries: Tensor, expansion: MlaExpansion) -> tuple[Tensor, Tensor]:
     """[tokens, entry width] to keys [tokens, heads, nope_dim + rope_dim], values [tokens, heads, v_dim]."""
     rank = expansion.weight.shape[0]
-    expanded = torch.mm(entries[:, :rank], expansion.weight).view(entries.shape[0], expansion.heads, -1)
+    expanded = multiply(entries[:, :rank], expansion.weight).view(entries.shape[0], expansion.heads, -1)
     nope, values = torch.split(expanded, [expansion.nope_dim, expansion.v_dim], -1)
     shared = entries[:, None, rank:].expand(-1, expansion.heads, -1)
     return torch.cat((nope, shared), -1), values

@@ -31,6 +31,9 @@ class PrefillStep:
     context_rows: list[Tensor]
     """For each sequence, rows of its cached context in layer 0; each further layer adds `layer_rows`"""
     layer_rows: int
+    ends: "PagedStep | None" = None
+    """The rows with wanted logits as those of a decode step, where attention reads blocks: in the last layer
+    no other row has to attend"""
 
     def context_rows_of(self, layer: int) -> list[Tensor]:
         """Rows of each sequence's cached context in a layer."""
@@ -145,9 +148,29 @@ class Attention(Protocol):
         """Do all three: [T, hidden] to [T, hidden]."""
         ...
 
+    def write(self, x: Tensor, pool: Tensor, turns: Tensor, rows: Tensor) -> None:
+        """Write the tokens' KV to `rows` of the pool, and attend to nothing: [T, hidden]."""
+        ...
+
     def decode(self, x: Tensor, pool: Tensor, step: DecodeStep | PagedStep, layer: int) -> Tensor:
         """Write the tokens' KV and attend: [B, hidden] to [B, hidden]."""
         ...
+
+
+def ending_rows(batch: PrefillBatch) -> DecodeBatch:
+    """Return the rows with wanted logits as a decode step that comes after all others were written."""
+    rows = batch.logit_rows
+    starts = torch.tensor(batch.query_starts)
+    sequences = torch.searchsorted(starts, rows, right=True) - 1
+    positions = batch.positions.index_select(0, rows)
+    return DecodeBatch(
+        token_ids=batch.token_ids.index_select(0, rows),
+        positions=positions,
+        slots=batch.slots.index_select(0, rows),
+        block_tables=batch.block_tables.index_select(0, sequences),
+        context_lens=(positions + 1).int(),
+        live=rows.shape[0],
+    )
 
 
 ReadPool = Callable[[Tensor, int], Callable[[int], Tensor]]

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ...kernels.linear import multiply
 from ...kernels.rms_norm import add_rms_norm, rms_norm
 from ...kvtransfer.layout import KvLayout
 from ..batch import DecodeBatch, PrefillBatch
@@ -76,14 +77,22 @@ class Decoder:
         step = self.prefill_step(batch, kv)
         x, stream = self.embed(batch.token_ids)
         last = len(self.layers) - 1
-        for index, layer in enumerate(self.layers):
-            x = layer.attention.prefill(x, kv, step, index)
-            if index == last:  # past its attention only the rows with wanted logits matter
-                x, stream = (rows.index_select(0, batch.logit_rows) for rows in (x, stream))
-                if not x.shape[0] and not self._is_in_step:
-                    return x.new_empty(0, self.config.vocab_size, dtype=torch.float32)
-            x = self.feed_forward(index, x, stream)
-        return self.logits(x)
+        for index in range(last):
+            x = self.feed_forward(index, self.layers[index].attention.prefill(x, kv, step, index), stream)
+        # In the last layer only the rows with wanted logits matter.
+        x = self._attend_last(x, kv, step, batch.logit_rows)
+        if not x.shape[0] and not self._is_in_step:
+            return x.new_empty(0, self.config.vocab_size, dtype=torch.float32)
+        return self.logits(self.feed_forward(last, x, stream.index_select(0, batch.logit_rows)))
+
+    def _attend_last(self, x: Tensor, kv: Tensor, step: PrefillStep, wanted: Tensor) -> Tensor:
+        """Write the KV of all rows in the last layer; attend from those wanted: `[wanted, hidden]`."""
+        index = len(self.layers) - 1
+        attention, ends = self.layers[index].attention, step.ends
+        if ends is None:
+            return attention.prefill(x, kv, step, index).index_select(0, wanted)
+        attention.write(x, kv, step.turns, step.token_rows[index])
+        return attention.decode(x.index_select(0, wanted), kv, ends, index)
 
     @torch.inference_mode()
     def decode(self, batch: DecodeBatch, kv: Tensor) -> Tensor:
@@ -147,7 +156,7 @@ class Decoder:
 
     def logits(self, x: Tensor) -> Tensor:
         """End a step: float32 logits of the rows given."""
-        return torch.mm(x, self._weights.head).float()
+        return multiply(x, self._weights.head).float()
 
     @torch.inference_mode()
     def prefill_in_halves(self, batch: PrefillBatch, kv: Tensor) -> Tensor:

@@ -7,14 +7,14 @@ from torch import Tensor
 
 from ...kernels.by_device import reads_blocks
 from ...kernels.gqa_decode import gqa_decode_attention
-from ...kernels.gqa_layer import GqaLayer, gqa_decode_layer, gqa_project
+from ...kernels.gqa_layer import GqaLayer, gqa_decode_layer, gqa_project, gqa_project_kv
 from ...kernels.gqa_prefill import gqa_prefill_attention
 from ...kernels.kv_rows import gqa_token_rows, keys_then_values, table_block_rows, write_rows
 from ...kernels.linear import multiply
 from ...kvtransfer.layout import KvFormat
 from ..batch import DecodeBatch, PrefillBatch
 from ..checkpoint.weights import Weights
-from .attention import DecodeGroup, DecodeStep, PagedStep, PrefillStep, decode_groups
+from .attention import DecodeGroup, DecodeStep, PagedStep, PrefillStep, decode_groups, ending_rows
 from .config import GqaConfig, ModelConfig
 from .decode_window import DecodeWindow
 
@@ -49,6 +49,7 @@ class GqaGeometry:
             context_lens=batch.context_lens,
             context_rows=context_rows,
             layer_rows=planes,
+            ends=self.paged_step(ending_rows(batch), pool, table) if reads_blocks(pool) else None,
         )
 
     def decode_step(self, batch: DecodeBatch, pool: Tensor, table: Tensor) -> DecodeStep | PagedStep:
@@ -143,6 +144,10 @@ class GqaAttention:
             return gqa_decode_attention(queries, group.read(layer), group.mask, scale=self._layer.scale)
 
         return self.leave(step.attend(q, attend).flatten(1))
+
+    def write(self, x: Tensor, pool: Tensor, turns: Tensor, rows: Tensor) -> None:
+        """Write the tokens' KV without attending."""
+        write_rows(pool, rows, gqa_project_kv(x, self._layer, turns).flatten(0, 1))
 
     def enter(self, x: Tensor, pool: Tensor, turns: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Queries [tokens, heads, dim]; keys, then values, [tokens, 2 * kv_heads, dim], now in the cache."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...kernels.by_device import reads_blocks
 from ...kernels.kv_rows import mla_token_rows, read_rows, table_token_rows, write_rows
-from ...kernels.linear import multiply
+from ...kernels.linear import multiply, multiply_columns
 from ...kernels.mla_decode import mla_decode_attention
 from ...kernels.mla_layer import (
     MlaLayer,
@@ -21,7 +21,7 @@ from ...kernels.mla_prefill import MlaExpansion, mla_prefill_attention
 from ...kvtransfer.layout import KvFormat
 from ..batch import DecodeBatch, PrefillBatch
 from ..checkpoint.weights import Weights
-from .attention import DecodeGroup, DecodeStep, PagedStep, PrefillStep, decode_groups
+from .attention import DecodeGroup, DecodeStep, PagedStep, PrefillStep, decode_groups, ending_rows
 from .config import MlaConfig, ModelConfig
 from .decode_window import DecodeWindow
 from .rope_table import softmax_scale
@@ -58,6 +58,7 @@ class MlaGeometry:
             context_lens=batch.context_lens,
             context_rows=context_rows,
             layer_rows=tokens,
+            ends=self.paged_step(ending_rows(batch), pool, table) if reads_blocks(pool) else None,
         )
 
     def decode_step(self, batch: DecodeBatch, pool: Tensor, table: Tensor) -> DecodeStep | PagedStep:
@@ -132,16 +133,11 @@ class MlaAttention:
         write_rows(pool, rows, entries)
         return q, entries
 
-    def write(self, x: Tensor, pool: Tensor, turns: Tensor, slots: Tensor, layer: int) -> None:
-        """Write the tokens' KV without attending.
-
-        x      [tokens, hidden], normalised
-        turns  [tokens, dim / 2] complex64
-        slots  [tokens] int64
-        """
-        entries = multiply(x, self._layer.first)[:, self._layer.query_width :]
+    def write(self, x: Tensor, pool: Tensor, turns: Tensor, rows: Tensor) -> None:
+        """Write the tokens' KV without attending."""
+        entries = multiply_columns(x, self._layer.first, self._layer.query_width)
         mla_finish(entries, self._layer, turns)
-        write_rows(pool, mla_token_rows(slots, pool.shape[1], pool.shape[2])[layer], entries)
+        write_rows(pool, rows, entries)
 
     def attend_prompts(self, q: Tensor, new: Tensor, pool: Tensor, step: PrefillStep, layer: int) -> Tensor:
         """Attend unabsorbed: [tokens, heads * v]."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...kernels.gate import Routing, gate_sigmoid_grouped, gate_softmax_grouped
-from ...kernels.linear import Weight, gated_mlp
+from ...kernels.linear import Weight, gated_mlp, multiply
 from ...kernels.moe.backend import Begun, MoeBackend
 from ...kernels.moe.experts import ExpertWeights
 from ...kernels.moe.replicas import ReplicaTable
@@ -121,7 +121,7 @@ class MoeMlp:
         return combining() if shared is None else combining().add_(shared)
 
     def _begin(self, x: Tensor, dead: Tensor | None = None) -> Begun:
-        weights, ids = self._route(torch.mm(x.float(), self._router))
+        weights, ids = self._route(multiply(x.float(), self._router))
         if dead is not None:
             ids = ids.masked_fill_(dead, -1)
         if self.replicas is not None:

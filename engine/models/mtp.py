@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...kernels.kv_rows import mla_token_rows
 from ...kernels.rms_norm import add_rms_norm, rms_norm
 from ..batch import DecodeBatch
 from ..checkpoint.weights import Weights
@@ -81,7 +82,8 @@ class MtpLayer:
         """
         x = rms_norm(self._joined(token_ids, states), self._layer.input_norm, self._eps)
         turns = self._surroundings.rope.index_select(0, positions)
-        self._attention.write(x, kv, turns, slots, self._place)
+        rows = mla_token_rows(slots, kv.shape[1], kv.shape[2])[self._place]
+        self._attention.write(x, kv, turns, rows)
 
     @torch.inference_mode()
     def predict(self, batch: DecodeBatch, states: Tensor, kv: Tensor) -> tuple[Tensor, Tensor]:

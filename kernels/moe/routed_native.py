@@ -5,6 +5,7 @@ from torch import Tensor
 
 from ..by_device import reference
 from ..native.library import are_plain, function
+from ..native.panels import can_pack, panels_of
 from . import routed as in_torch
 from .experts import ExpertWeights
 
@@ -26,8 +27,8 @@ def routed_experts(x: Tensor, ids: Tensor, weights: Tensor, experts: ExpertWeigh
         tokens,
         ids.shape[1],
         len(experts.owned),
-        experts.gate_up.data_ptr(),
-        experts.down.data_ptr(),
+        panels_of(experts.gate_up, outputs_first=True).data_ptr(),
+        panels_of(experts.down, outputs_first=True).data_ptr(),
         hidden,
         experts.down.shape[2],
         out.data_ptr(),
@@ -37,8 +38,6 @@ def routed_experts(x: Tensor, ids: Tensor, weights: Tensor, experts: ExpertWeigh
 
 
 def _takes(x: Tensor, ids: Tensor, weights: Tensor, experts: ExpertWeights) -> bool:
-    """Weights in memory as [experts, in, out], so that a product reads a row of outputs at once."""
     if experts.grouped or not (ids.is_contiguous() and weights.is_contiguous()):
         return False
-    gate_up, down = experts.gate_up.transpose(1, 2), experts.down.transpose(1, 2)
-    return are_plain(x, weights, gate_up, down) and gate_up.is_contiguous() and down.is_contiguous()
+    return are_plain(x, weights) and can_pack(experts.gate_up, experts.down)

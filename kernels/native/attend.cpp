@@ -7,20 +7,8 @@
 
 namespace {
 
-constexpr int64_t QUERIES = 96;  // whole tiles of a product; scores of a block stay in the second-level cache
+constexpr int64_t QUERIES = 8 * TALL;  // whole tiles of a product; scores of a block stay in the second-level cache
 constexpr int64_t KEYS = 256;
-
-struct Strides {
-    int64_t head, group, row;
-};
-
-// Keys of one head as [width, stride], so that a product reads them side by side.
-void transpose(const float *keys, int64_t row_stride, int64_t count, int64_t width, float *to, int64_t stride) {
-    for (int64_t first = 0; first < count; first += LANES)
-        for (int64_t d = 0; d < width; d++)
-            for (int64_t i = first; i < std::min(first + LANES, count); i++)
-                to[d * stride + i] = keys[i * row_stride + d];
-}
 
 struct Block {
     float queries[QUERIES * 512];  // scaled; a head is at most 512 wide
@@ -61,50 +49,46 @@ extern "C" void attend(const float *q, const int64_t *q_strides, const float *k,
                        const float *v, const int64_t *v_strides, float *out, float *logs, int64_t kv_heads,
                        int64_t group, int64_t queries, int64_t keys, int64_t width, int64_t value_width, float factor,
                        int64_t is_causal, int64_t threads) {
-    const int64_t padded = (keys + KEYS - 1) / KEYS * KEYS;
-    const std::unique_ptr<float[]> turned(new float[kv_heads * width * padded]);
-    const int64_t blocks = (queries + QUERIES - 1) / QUERIES;
-#pragma omp parallel num_threads(static_cast<int>(threads)) if (threads > 1)
-    {
-        const std::unique_ptr<Block> block(new Block);
-#pragma omp for schedule(dynamic)
-        for (int64_t part = 0; part < kv_heads * (padded / KEYS); part++) {
-            const int64_t head = part / (padded / KEYS), first = part % (padded / KEYS) * KEYS;
-            float *to = turned.get() + head * width * padded + first;
-            const int64_t count = std::min(KEYS, keys - first);
-            transpose(k + head * k_strides[0] + first * k_strides[1], k_strides[1], count, width, to, padded);
-            for (int64_t d = 0; d < width; d++) std::fill(to + d * padded + count, to + d * padded + KEYS, 0.0f);
-        }
-#pragma omp for schedule(dynamic)
-        for (int64_t task = 0; task < kv_heads * group * blocks; task++) {
-            const int64_t first = (blocks - 1 - task / (kv_heads * group)) * QUERIES;  // the longest go first
-            const int64_t head = task % (kv_heads * group) / group, member = task % group;
-            const int64_t count = std::min(QUERIES, queries - first);
-            const float *from = q + head * q_strides[0] + member * q_strides[1] + first * q_strides[2];
-            for (int64_t i = 0; i < count; i++)
-                for (int64_t d = 0; d < width; d++) block->queries[i * width + d] = from[i * q_strides[2] + d] * factor;
-            std::fill(block->largest, block->largest + count, -INFINITY);
-            std::fill(block->total, block->total + count, 0.0f);
-            const int64_t place = (head * group + member) * queries + first, seen = is_causal ? first + count : keys;
-            float *to = out + place * value_width;
-            std::memset(to, 0, count * value_width * sizeof(float));
-            for (int64_t start = 0; start < seen; start += KEYS) {
-                const int64_t used = std::min(KEYS, (seen - start + LANES - 1) / LANES * LANES);
-                product({block->queries, width}, {turned.get() + head * width * padded + start, padded},
-                        block->scores, KEYS, count, used, width, false);
-                for (int64_t i = 0; i < count; i++) {
-                    const int64_t own = (is_causal ? first + i + 1 : keys) - start;
-                    const float shrink =
-                        weigh(block->scores + i * KEYS, own, used, block->largest[i], block->total[i]);
-                    if (start && shrink != 1.0f) scale(to + i * value_width, shrink, value_width);
-                }
-                product({block->scores, KEYS}, {v + head * v_strides[0] + start * v_strides[1], v_strides[1]}, to,
-                        value_width, count, value_width, std::min(used, seen - start), true);
-            }
+    const int64_t pieces = (keys + KEYS - 1) / KEYS, blocks = (queries + QUERIES - 1) / QUERIES;
+    // A product reads panels: of keys turned over, then of values, piece by piece.
+    const int64_t key_room = Panels{nullptr, width, KEYS}.size();
+    const int64_t room = key_room + Panels{nullptr, KEYS, value_width}.size();
+    const std::unique_ptr<float[]> packed(new float[kv_heads * pieces * room]);
+    team::share(threads, kv_heads * pieces, [&](int64_t task, int64_t) {
+        const int64_t head = task / pieces, first = task % pieces * KEYS, count = std::min(KEYS, keys - first);
+        float *to = packed.get() + task * room;
+        pack(k + head * k_strides[0] + first * k_strides[1], 1, k_strides[1], to, width, count);
+        pack(v + head * v_strides[0] + first * v_strides[1], v_strides[1], 1, to + key_room, count, value_width);
+    });
+    const std::unique_ptr<Block[]> own(new Block[threads]);
+    team::share(threads, kv_heads * group * blocks, [&](int64_t task, int64_t worker) {
+        Block *block = own.get() + worker;
+        const int64_t first = (blocks - 1 - task / (kv_heads * group)) * QUERIES;  // the longest go first
+        const int64_t head = task % (kv_heads * group) / group, member = task % group;
+        const int64_t count = std::min(QUERIES, queries - first);
+        const float *from = q + head * q_strides[0] + member * q_strides[1] + first * q_strides[2];
+        for (int64_t i = 0; i < count; i++)
+            for (int64_t d = 0; d < width; d++) block->queries[i * width + d] = from[i * q_strides[2] + d] * factor;
+        std::fill(block->largest, block->largest + count, -INFINITY);
+        std::fill(block->total, block->total + count, 0.0f);
+        const int64_t place = (head * group + member) * queries + first, seen = is_causal ? first + count : keys;
+        float *to = out + place * value_width;
+        std::memset(to, 0, count * value_width * sizeof(float));
+        for (int64_t start = 0; start < seen; start += KEYS) {
+            const float *piece = packed.get() + (head * pieces + start / KEYS) * room;
+            const int64_t held = std::min(KEYS, keys - start), wanted = std::min(KEYS, seen - start);
+            const int64_t used = (wanted + PANEL - 1) / PANEL * PANEL;  // what a panel holds beyond is zeros
+            product({block->queries, width}, {piece, width, used}, block->scores, KEYS, count);
             for (int64_t i = 0; i < count; i++) {
-                scale(to + i * value_width, 1.0f / block->total[i], value_width);
-                logs[place + i] = block->largest[i] + std::log(block->total[i]);
+                const int64_t sees = (is_causal ? first + i + 1 : keys) - start;
+                const float shrink = weigh(block->scores + i * KEYS, sees, used, block->largest[i], block->total[i]);
+                if (start && shrink != 1.0f) scale(to + i * value_width, shrink, value_width);
             }
+            product({block->scores, KEYS}, {piece + key_room, wanted, value_width, held}, to, value_width, count, true);
         }
-    }
+        for (int64_t i = 0; i < count; i++) {
+            scale(to + i * value_width, 1.0f / block->total[i], value_width);
+            logs[place + i] = block->largest[i] + std::log(block->total[i]);
+        }
+    });
 }

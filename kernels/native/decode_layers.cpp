@@ -15,9 +15,10 @@ struct Step {
     int64_t table_stride, batch, threads;
 };
 
+// Weights are panels, norms are not.
 struct MlaLayer {
     const float *first, *q_norm, *q_b, *kv_norm;  // q_norm and q_b null without a query rank
-    const float *absorb_keys, *absorb_values;     // [heads, nope, rank], [heads, rank, v]
+    const float *absorb_keys, *absorb_values;     // of heads x [nope, rank], heads x [rank, v]
     const float *out;
     int64_t hidden, query_width, heads, nope, rank, rope, v;
     double eps, scale;
@@ -28,6 +29,18 @@ struct GqaLayer {
     int64_t hidden, heads, kv_heads, dim;
     double eps, scale;
 };
+
+// One product a head, shared out: a head's columns of `left` lie `left_step` apart, those of `target` `step`.
+static void shared_by_head(int64_t threads, int64_t heads, Matrix left, int64_t left_step, const Panels &right,
+                           float *target, int64_t stride, int64_t step, int64_t rows) {
+    const int64_t size = panels_a_task(rows, right.depth), groups = (right.count() + size - 1) / size;
+    team::share(threads, heads * groups, [&](int64_t task, int64_t) {
+        const int64_t head = task / groups, panel = task % groups * size;
+        product({left.values + head * left_step, left.stride},
+                {right.values + head * right.size(), right.depth, right.columns}, panel,
+                std::min(panel + size, right.count()), target + head * step, stride, rows, false);
+    });
+}
 
 // x and out [batch, hidden] dense; pool: the first block's latents of this layer
 extern "C" void mla_decode_layer(const MlaLayer *layer, const Step *step, const float *x, float *pool, float *place,
@@ -42,40 +55,37 @@ extern "C" void mla_decode_layer(const MlaLayer *layer, const Step *step, const 
     float *absorbed = q + batch * queries, *mixed = absorbed + batch * heads * width;
     float *values = mixed + batch * heads * own.rank;
     const paged::Shape shape{batch, 1, heads, width, own.rank, heads * width, 0};
+    const int64_t parts = paged::parts_of(shape);
     const paged::Cache cache{place, place, block_stride, width, block_tokens};
-#pragma omp parallel num_threads(static_cast<int>(threads)) if (threads > 1)
-    {
-        shared_product(x, own.hidden, {own.first, own.hidden, wide}, first, batch, threads);
-#pragma omp for
-        for (int64_t row = 0; row < batch; row++) {
-            float *entry = first + row * wide + own.query_width;
-            normalise(entry, own.kv_norm, entry, own.rank, eps);
-            turn_interleaved(entry + own.rank, step->turns + row * own.rope, own.rope / 2);
-            std::memcpy(pool + step->token_rows[row] * width, entry, width * sizeof(float));
-            if (own.q_norm)
-                normalise(first + row * wide, own.q_norm, normed + row * own.query_width, own.query_width, eps);
-            else
-                std::memcpy(q + row * queries, first + row * wide, queries * sizeof(float));
-        }
-        if (own.q_norm) shared_product(normed, own.query_width, {own.q_b, own.query_width, queries}, q, batch, threads);
-#pragma omp for
-        for (int64_t row = 0; row < batch; row++)
-            for (int64_t head = 0; head < heads; head++) {
-                float *turned = q + row * queries + head * qk + own.nope;
-                turn_interleaved(turned, step->turns + row * own.rope, own.rope / 2);
-                std::memcpy(absorbed + (row * heads + head) * width + own.rank, turned, own.rope * sizeof(float));
-            }
-        for (int64_t head = 0; head < heads; head++)
-            shared_product({q + head * qk, queries}, {own.absorb_keys + head * own.nope * own.rank, own.rank},
-                           absorbed + head * width, heads * width, batch, own.rank, own.nope, threads);
-        paged::decode(absorbed, shape, cache, step->tables, step->table_stride, step->lengths,
-                      static_cast<float>(own.scale), mixed);
-        for (int64_t head = 0; head < heads; head++)
-            shared_product({mixed + head * own.rank, heads * own.rank},
-                           {own.absorb_values + head * own.rank * own.v, own.v}, values + head * own.v, heads * own.v,
-                           batch, own.v, own.rank, threads);
-        shared_product(values, heads * own.v, {own.out, heads * own.v, own.hidden}, out, batch, threads);
+    const Panels keys{own.absorb_keys, own.nope, own.rank}, expansion{own.absorb_values, own.rank, own.v};
+    shared_product(threads, {x, own.hidden}, {own.first, own.hidden, wide}, first, wide, batch);
+    for (int64_t row = 0; row < batch; row++) {
+        float *entry = first + row * wide + own.query_width;
+        normalise(entry, own.kv_norm, entry, own.rank, eps);
+        turn_interleaved(entry + own.rank, step->turns + row * own.rope, own.rope / 2);
+        std::memcpy(pool + step->token_rows[row] * width, entry, width * sizeof(float));
+        if (own.q_norm)
+            normalise(first + row * wide, own.q_norm, normed + row * own.query_width, own.query_width, eps);
+        else
+            std::memcpy(q + row * queries, first + row * wide, queries * sizeof(float));
     }
+    if (own.q_norm)
+        shared_product(threads, {normed, own.query_width}, {own.q_b, own.query_width, queries}, q, queries, batch);
+    shared_by_head(threads, heads, {q, queries}, qk, keys, absorbed, heads * width, width, batch);
+    team::share(threads, batch * parts, [&](int64_t task, int64_t) {
+        const int64_t row = task / parts, part = task % parts;
+        const int64_t last = std::min(heads, (part + 1) * paged::HEADS);
+        for (int64_t head = part * paged::HEADS; head < last; head++) {
+            float *turned = q + row * queries + head * qk + own.nope;
+            turn_interleaved(turned, step->turns + row * own.rope, own.rope / 2);
+            std::memcpy(absorbed + (row * heads + head) * width + own.rank, turned, own.rope * sizeof(float));
+        }
+        paged::decode_part(absorbed, shape, cache, step->tables, step->table_stride, step->lengths,
+                           static_cast<float>(own.scale), mixed, row, part);
+    });
+    shared_by_head(threads, heads, {mixed, heads * own.rank}, own.rank, expansion, values, heads * own.v, own.v,
+                   batch);
+    shared_product(threads, {values, heads * own.v}, {own.out, heads * own.v, own.hidden}, out, own.hidden, batch);
 }
 
 // The same for keys and values by head; place: the first block's keys of this layer, values behind all keys.
@@ -89,25 +99,21 @@ extern "C" void gqa_decode_layer(const GqaLayer *layer, const Step *step, const 
     float *qkv = room.get(), *mixed = qkv + batch * wide;
     const paged::Shape shape{batch, own.kv_heads, own.heads / own.kv_heads, dim, dim, wide, head_stride};
     const paged::Cache cache{place, place + own.kv_heads * head_stride, block_stride, dim, block_tokens};
-#pragma omp parallel num_threads(static_cast<int>(threads)) if (threads > 1)
-    {
-        shared_product(x, own.hidden, {own.qkv, own.hidden, wide}, qkv, batch, threads);
-#pragma omp for
-        for (int64_t row = 0; row < batch; row++) {
-            float *own_row = qkv + row * wide;
-            for (int64_t head = 0; head < turned; head++) {
-                float *values = own_row + head * dim;
-                normalise(values, own.qk_norm + head * dim, values, dim, static_cast<float>(own.eps));
-                turn_halves(values, step->turns + row * dim, dim / 2);
-            }
-            for (int64_t plane = 0; plane < kv; plane++)
-                std::memcpy(pool + step->token_rows[row * kv + plane] * dim, own_row + (own.heads + plane) * dim,
-                            dim * sizeof(float));
+    shared_product(threads, {x, own.hidden}, {own.qkv, own.hidden, wide}, qkv, wide, batch);
+    for (int64_t row = 0; row < batch; row++) {
+        float *own_row = qkv + row * wide;
+        for (int64_t head = 0; head < turned; head++) {
+            float *values = own_row + head * dim;
+            normalise(values, own.qk_norm + head * dim, values, dim, static_cast<float>(own.eps));
+            turn_halves(values, step->turns + row * dim, dim / 2);
         }
-        paged::decode(qkv, shape, cache, step->tables, step->table_stride, step->lengths,
-                      static_cast<float>(own.scale), mixed);
-        shared_product(mixed, own.heads * dim, {own.out, own.heads * dim, own.hidden}, out, batch, threads);
+        for (int64_t plane = 0; plane < kv; plane++)
+            std::memcpy(pool + step->token_rows[row * kv + plane] * dim, own_row + (own.heads + plane) * dim,
+                        dim * sizeof(float));
     }
+    paged::decode(qkv, shape, cache, step->tables, step->table_stride, step->lengths, static_cast<float>(own.scale),
+                  mixed, threads);
+    shared_product(threads, {mixed, own.heads * dim}, {own.out, own.heads * dim, own.hidden}, out, own.hidden, batch);
 }
 
 // Attention alone.
@@ -120,6 +126,5 @@ extern "C" void paged_decode(const float *q, const float *keys, const float *val
                              int64_t threads) {
     const paged::Shape shape{batch, kv_heads, group, width, value_width, kv_heads * group * width, head_stride};
     const paged::Cache pool{keys, values, block_stride, token_stride, block_tokens};
-#pragma omp parallel num_threads(static_cast<int>(threads)) if (threads > 1)
-    paged::decode(q, shape, pool, tables, table_stride, lengths, factor, out);
+    paged::decode(q, shape, pool, tables, table_stride, lengths, factor, out, threads);
 }

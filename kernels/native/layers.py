@@ -3,7 +3,6 @@
 import ctypes
 
 import torch
-from torch import Tensor
 
 from ..mla_layer import PagedRows
 
@@ -39,12 +38,4 @@ def takes_step(step: PagedRows) -> bool:
         and step.rows.is_contiguous()
         and step.turns.is_contiguous()
         and step.tables.stride(1) == 1
-    )
-
-
-def are_dense(*weights: Tensor) -> bool:
-    """Whether weights lie as the layers read them."""
-    return all(
-        isinstance(weight, Tensor) and weight.dtype is torch.float32 and weight.is_contiguous()
-        for weight in weights
     )

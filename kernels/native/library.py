@@ -24,7 +24,7 @@ from torch import Tensor
 
 SOURCES = Path(__file__).parent
 COMPILERS = ("c++", "g++", "clang++")
-FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC", "-Wno-psabi")
+FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-pthread", "-shared", "-fPIC", "-Wno-psabi")
 PROCESSOR_FLAGS = {"AVX512": ("-march=x86-64-v4",), "AVX2": ("-march=x86-64-v3",)}
 """By what torch finds; what has neither is compiled for the compiler's default."""
 COMPILE_TIMEOUT_S = 600.0

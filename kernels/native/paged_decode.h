@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "team.h"
 #include "vectors.h"
 
 namespace paged {
@@ -139,28 +140,36 @@ struct Shape {
     int64_t batch, kv_heads, group, width, value_width, q_stride, head_stride;
 };
 
-// Shared out to the threads of the region that calls it.
-static void decode(const float *q, const Shape &shape, const Cache &pool, const int32_t *tables, int64_t table_stride,
-            const int32_t *lengths, float factor, float *out) {
-    const int64_t parts = (shape.group + HEADS - 1) / HEADS;
-#pragma omp for schedule(dynamic)
-    for (int64_t task = 0; task < shape.batch * shape.kv_heads * parts; task++) {
-        const int64_t row = task / (shape.kv_heads * parts), head = task / parts % shape.kv_heads;
-        const int64_t first = task % parts * HEADS, query = head * shape.group + first;
-        Cache cache = pool;
-        cache.keys += head * shape.head_stride;
-        cache.values += head * shape.head_stride;
-        const float *from = q + row * shape.q_stride + query * shape.width;
-        float *to = out + (row * shape.kv_heads * shape.group + query) * shape.value_width;
-        const int32_t *table = tables + row * table_stride;
-        const int64_t length = lengths[row];
-        switch (std::min<int64_t>(HEADS, shape.group - first)) {
-            case 1: attend<1>(from, cache, table, length, shape.width, shape.value_width, factor, to); break;
-            case 2: attend<2>(from, cache, table, length, shape.width, shape.value_width, factor, to); break;
-            case 3: attend<3>(from, cache, table, length, shape.width, shape.value_width, factor, to); break;
-            default: attend<HEADS>(from, cache, table, length, shape.width, shape.value_width, factor, to);
-        }
+// Head parts of a sequence: what one task attends for.
+inline int64_t parts_of(const Shape &shape) { return shape.kv_heads * ((shape.group + HEADS - 1) / HEADS); }
+
+// Attends for part `part` of sequence `row`.
+static void decode_part(const float *q, const Shape &shape, const Cache &pool, const int32_t *tables,
+                        int64_t table_stride, const int32_t *lengths, float factor, float *out, int64_t row,
+                        int64_t part) {
+    const int64_t parts = (shape.group + HEADS - 1) / HEADS, head = part / parts, first = part % parts * HEADS;
+    const int64_t query = head * shape.group + first, length = lengths[row];
+    Cache cache = pool;
+    cache.keys += head * shape.head_stride;
+    cache.values += head * shape.head_stride;
+    const float *from = q + row * shape.q_stride + query * shape.width;
+    float *to = out + (row * shape.kv_heads * shape.group + query) * shape.value_width;
+    const int32_t *table = tables + row * table_stride;
+    switch (std::min<int64_t>(HEADS, shape.group - first)) {
+        case 1: return attend<1>(from, cache, table, length, shape.width, shape.value_width, factor, to);
+        case 2: return attend<2>(from, cache, table, length, shape.width, shape.value_width, factor, to);
+        case 3: return attend<3>(from, cache, table, length, shape.width, shape.value_width, factor, to);
+        default: return attend<HEADS>(from, cache, table, length, shape.width, shape.value_width, factor, to);
     }
+}
+
+// Shared out: a task for each part of each sequence.
+static void decode(const float *q, const Shape &shape, const Cache &pool, const int32_t *tables, int64_t table_stride,
+                   const int32_t *lengths, float factor, float *out, int64_t threads) {
+    const int64_t parts = parts_of(shape);
+    team::share(threads, shape.batch * parts, [&](int64_t task, int64_t) {
+        decode_part(q, shape, pool, tables, table_stride, lengths, factor, out, task / parts, task % parts);
+    });
 }
 
 }  // namespace paged

@@ -1,84 +1,111 @@
-// `product.h`: tiles that stay in registers while a weight passes by.
+// `product.h`: tiles that stay in registers while a panel passes by, and the next panel on its way meanwhile.
 
 #include "product.h"
 
-// target[ROWS, VECTORS * LANES] = (or += where `adds`) left[ROWS, depth] @ right[depth, VECTORS * LANES]
-template <int ROWS, int VECTORS>
-INLINE void tile(Matrix left, Matrix right, float *target, int64_t stride, int64_t depth, bool adds) {
-    Floats sums[ROWS][VECTORS];
-#pragma GCC unroll 8
+// What a tile asks for early: a share of the next panel, a step a row of this one. All tiles of a panel together
+// ask for all of it, so that memory works while the processor multiplies.
+struct Ahead {
+    const char *from;
+    int64_t step;
+};
+
+// target[ROWS, PANEL] = (or += where `adds`) left[ROWS, depth] @ panel[depth, PANEL]
+template <int ROWS>
+static void tile(Matrix left, const float *panel, int64_t depth, float *target, int64_t stride, bool adds,
+                 Ahead ahead) {
+    Floats sums[ROWS][WIDE];
+#pragma GCC unroll 12
     for (int i = 0; i < ROWS; i++)
-#pragma GCC unroll 8
-        for (int j = 0; j < VECTORS; j++) sums[i][j] = adds ? load(target + i * stride + j * LANES) : Floats{};
+#pragma GCC unroll 4
+        for (int j = 0; j < WIDE; j++) sums[i][j] = adds ? load(target + i * stride + j * LANES) : Floats{};
     for (int64_t k = 0; k < depth; k++) {
-        Floats row[VECTORS];
-#pragma GCC unroll 8
-        for (int j = 0; j < VECTORS; j++) row[j] = load(right.values + k * right.stride + j * LANES);
-#pragma GCC unroll 8
+        Floats row[WIDE];
+#pragma GCC unroll 4
+        for (int j = 0; j < WIDE; j++) row[j] = load(panel + k * PANEL + j * LANES);
+        __builtin_prefetch(ahead.from + k * ahead.step, 0, 2);
+#pragma GCC unroll 12
         for (int i = 0; i < ROWS; i++)
-#pragma GCC unroll 8
-            for (int j = 0; j < VECTORS; j++) sums[i][j] += left.values[i * left.stride + k] * row[j];
+#pragma GCC unroll 4
+            for (int j = 0; j < WIDE; j++) sums[i][j] += left.values[i * left.stride + k] * row[j];
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int i = 0; i < ROWS; i++)
-#pragma GCC unroll 8
-        for (int j = 0; j < VECTORS; j++) store(target + i * stride + j * LANES, sums[i][j]);
+#pragma GCC unroll 4
+        for (int j = 0; j < WIDE; j++) store(target + i * stride + j * LANES, sums[i][j]);
 }
 
-template <int VECTORS>
-static void tiles(int rows, Matrix left, Matrix right, float *target, int64_t stride, int64_t depth, bool adds) {
-    switch (rows) {
-        case 1: return tile<1, VECTORS>(left, right, target, stride, depth, adds);
-        case 2: return tile<2, VECTORS>(left, right, target, stride, depth, adds);
-        case 3: return tile<3, VECTORS>(left, right, target, stride, depth, adds);
-        case 4: return tile<4, VECTORS>(left, right, target, stride, depth, adds);
-        case 5: return tile<5, VECTORS>(left, right, target, stride, depth, adds);
-        default: return tile<TALL, VECTORS>(left, right, target, stride, depth, adds);
+template <int ROWS>
+static void tiles(int rows, Matrix left, const float *panel, int64_t depth, float *target, int64_t stride, bool adds,
+                  Ahead ahead) {
+    if (rows == ROWS) return tile<ROWS>(left, panel, depth, target, stride, adds, ahead);
+    if constexpr (ROWS > 1) tiles<ROWS - 1>(rows, left, panel, depth, target, stride, adds, ahead);
+}
+
+static void panel_product(Matrix left, const float *panel, int64_t depth, float *target, int64_t stride, int64_t rows,
+                          bool adds) {
+    const int64_t parts = (rows + TALL - 1) / TALL, share = PANEL * sizeof(float) / parts;
+    const char *next = reinterpret_cast<const char *>(panel + depth * PANEL);
+    for (int64_t part = 0, row = 0; part < parts; part++) {
+        const int64_t count = rows / parts + (part < rows % parts);
+        tiles<TALL>(static_cast<int>(count), {left.values + row * left.stride, left.stride}, panel, depth,
+                    target + row * stride, stride, adds, {next + part * depth * share, share});
+        row += count;
     }
 }
 
-// One row: the weight is read once, row after row, and the sums stay in the first-level cache.
-static void row_product(const float *left, Matrix right, float *target, int64_t columns, int64_t depth, bool adds) {
-    if (!adds) std::memset(target, 0, columns * sizeof(float));
-    const int64_t whole = columns / LANES * LANES;
-    int64_t k = 0;
-    for (; k + 4 <= depth; k += 4) {
-        const float *rows = right.values + k * right.stride;
-        const int64_t next = right.stride;
-        const float a = left[k], b = left[k + 1], c = left[k + 2], d = left[k + 3];
-        for (int64_t j = 0; j < whole; j += LANES)
-            store(target + j, load(target + j) + (a * load(rows + j) + b * load(rows + next + j)) +
-                                  (c * load(rows + 2 * next + j) + d * load(rows + 3 * next + j)));
-        for (int64_t j = whole; j < columns; j++)
-            target[j] += a * rows[j] + b * rows[next + j] + c * rows[2 * next + j] + d * rows[3 * next + j];
-    }
-    for (; k < depth; k++)
-        for (int64_t j = 0; j < columns; j++) target[j] += left[k] * right.values[k * right.stride + j];
-}
-
-void product(Matrix left, Matrix right, float *target, int64_t stride, int64_t rows, int64_t columns, int64_t depth,
-             bool adds) {
-    if (rows == 1) return row_product(left.values, right, target, columns, depth, adds);
-    const int64_t parts = (rows + TALL - 1) / TALL, height = parts ? (rows + parts - 1) / parts : 0;
-    int64_t j = 0;
-    while (j + LANES <= columns) {
-        const bool is_wide = j + WIDE * LANES <= columns;
-        for (int64_t i = 0; i < rows; i += height) {
-            const int count = static_cast<int>(std::min(height, rows - i));
-            const Matrix own{left.values + i * left.stride, left.stride}, panel{right.values + j, right.stride};
-            float *to = target + i * stride + j;
-            if (is_wide)
-                tiles<WIDE>(count, own, panel, to, stride, depth, adds);
-            else
-                tiles<1>(count, own, panel, to, stride, depth, adds);
+void product(Matrix left, const Panels &right, int64_t first, int64_t last, float *target, int64_t stride,
+             int64_t rows, bool adds) {
+    if (rows == 0) return;
+    for (int64_t number = first; number < last; number++) {
+        const float *panel = right.values + number * right.step();
+        const int64_t column = number * PANEL, width = std::min<int64_t>(PANEL, right.columns - column);
+        if (width == PANEL) {
+            panel_product(left, panel, right.depth, target + column, stride, rows, adds);
+            continue;
         }
-        j += is_wide ? WIDE * LANES : LANES;
-    }
-    for (; j < columns; j++)
-        for (int64_t i = 0; i < rows; i++) {
-            float total = adds ? target[i * stride + j] : 0.0f;
-            for (int64_t k = 0; k < depth; k++)
-                total += left.values[i * left.stride + k] * right.values[k * right.stride + j];
-            target[i * stride + j] = total;
+        for (int64_t row = 0; row < rows; row += TALL) {
+            float edge[TALL * PANEL] = {};
+            const int64_t count = std::min<int64_t>(TALL, rows - row);
+            panel_product({left.values + row * left.stride, left.stride}, panel, right.depth, edge, PANEL, count, false);
+            for (int64_t i = 0; i < count; i++)
+                for (int64_t j = 0; j < width; j++) {
+                    float &to = target[(row + i) * stride + column + j];
+                    to = adds ? to + edge[i * PANEL + j] : edge[i * PANEL + j];
+                }
         }
+    }
+}
+
+void pack(const float *from, int64_t row_stride, int64_t column_stride, float *to, int64_t depth, int64_t columns) {
+    for (int64_t first = 0; first < columns; first += PANEL, to += depth * PANEL) {
+        const int64_t width = std::min<int64_t>(PANEL, columns - first);
+        const float *own = from + first * column_stride;
+        if (column_stride == 1) {
+            for (int64_t k = 0; k < depth; k++) {
+                std::memcpy(to + k * PANEL, own + k * row_stride, width * sizeof(float));
+                std::fill(to + k * PANEL + width, to + (k + 1) * PANEL, 0.0f);
+            }
+            continue;
+        }
+        for (int64_t part = 0; part < depth; part += LANES)  // whole lines of what is read and of what is written
+            for (int64_t j = 0; j < PANEL; j++)
+                for (int64_t k = part; k < std::min<int64_t>(part + LANES, depth); k++)
+                    to[k * PANEL + j] = j < width ? own[k * row_stride + j * column_stride] : 0.0f;
+    }
+}
+
+extern "C" int64_t panel_columns() { return PANEL; }
+
+// `count` matrices [depth, columns] by strides to panels that lie one after the other
+extern "C" void pack_weight(const float *from, int64_t matrix_stride, int64_t row_stride, int64_t column_stride,
+                            float *to, int64_t count, int64_t depth, int64_t columns) {
+    for (int64_t matrix = 0; matrix < count; matrix++)
+        pack(from + matrix * matrix_stride, row_stride, column_stride,
+             to + matrix * Panels{nullptr, depth, columns}.size(), depth, columns);
+}
+
+// x [rows, in] by x_stride, weight panels of [in, out], out [rows, out] dense
+extern "C" void multiply(const float *x, int64_t x_stride, const float *weight, float *out, int64_t rows, int64_t in,
+                         int64_t columns, int64_t threads) {
+    shared_product(threads, {x, x_stride}, {weight, in, columns}, out, columns, rows);
 }

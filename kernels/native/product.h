@@ -1,38 +1,58 @@
-// Matrix products of float32 for the shapes of a decode step: few rows, weights [in, out] as they lie.
+// Matrix products of float32 with weights that were packed once.
 
 #pragma once
 
 #include <algorithm>
 
+#include "team.h"
 #include "vectors.h"
+
+constexpr int PANEL = WIDE * LANES;
 
 struct Matrix {
     const float *values;
     int64_t stride;  // from row to row
 };
 
-// target[rows, columns] = (or += where `adds`) left[rows, depth] @ right[depth, columns]
-void product(Matrix left, Matrix right, float *target, int64_t stride, int64_t rows, int64_t columns, int64_t depth,
-             bool adds);
+// [depth, columns] as panels of PANEL columns, each [depth, PANEL] side by side; the last is filled up with zeros.
+struct Panels {
+    const float *values;
+    int64_t depth, columns;
+    int64_t held = 0;  // rows that a panel has, of which the first `depth` count; 0: as many
 
-struct Weight {
-    const float *values;  // [in, out] dense
-    int64_t in, out;
+    int64_t count() const { return (columns + PANEL - 1) / PANEL; }
+    int64_t step() const { return (held ? held : depth) * PANEL; }  // from panel to panel
+    int64_t size() const { return count() * step(); }
 };
 
-// target[rows, columns] = left @ right, columns shared out to the threads of the region that calls it
-inline void shared_product(Matrix left, Matrix right, float *target, int64_t stride, int64_t rows, int64_t columns,
-                    int64_t depth, int64_t threads) {
-    const int64_t panel = WIDE * LANES, panels = (columns + panel - 1) / panel;
-    const int64_t width = (panels + threads - 1) / threads * panel;
-#pragma omp for
-    for (int64_t first = 0; first < columns; first += width)
-        product(left, {right.values + first, right.stride}, target + first, stride, rows,
-                std::min(width, columns - first), depth, false);
+// Makes panels of rows `row_stride` and columns `column_stride` values apart.
+void pack(const float *from, int64_t row_stride, int64_t column_stride, float *to, int64_t depth, int64_t columns);
+
+// target[rows, columns of the panels [first, last)] = (or += where `adds`) left[rows, depth] @ right; `target` is
+// where column 0 lies
+void product(Matrix left, const Panels &right, int64_t first, int64_t last, float *target, int64_t stride,
+             int64_t rows, bool adds);
+
+inline void product(Matrix left, const Panels &right, float *target, int64_t stride, int64_t rows, bool adds = false) {
+    product(left, right, 0, right.count(), target, stride, rows, adds);
 }
 
-inline void shared_product(const float *left, int64_t left_stride, const Weight &weight, float *target, int64_t rows,
-                    int64_t threads) {
-    shared_product({left, left_stride}, {weight.values, weight.out}, target, weight.out, rows, weight.out, weight.in,
-                   threads);
+constexpr int64_t ROW_BLOCK = 8 * TALL;  // rows of a task of many, which stay in the second-level cache
+
+// Panels of a task: enough to be worth taking, few enough that threads end together.
+inline int64_t panels_a_task(int64_t rows, int64_t depth) {
+    constexpr int64_t ENOUGH = 1 << 19;  // multiplications; reading a weight counts as some rows
+    return std::max<int64_t>(1, ENOUGH / ((std::min(rows, ROW_BLOCK) + 16) * depth * PANEL));
+}
+
+// The whole product, shared out.
+inline void shared_product(int64_t threads, Matrix left, const Panels &right, float *target, int64_t stride,
+                           int64_t rows) {
+    const int64_t size = panels_a_task(rows, right.depth), groups = (right.count() + size - 1) / size;
+    const int64_t blocks = (rows + ROW_BLOCK - 1) / ROW_BLOCK;
+    team::share(threads, groups * blocks, [&](int64_t task, int64_t) {
+        const int64_t first = task / groups * ROW_BLOCK, panel = task % groups * size;
+        product({left.values + first * left.stride, left.stride}, right, panel, std::min(panel + size, right.count()),
+                target + first * stride, stride, std::min(ROW_BLOCK, rows - first), false);
+    });
 }

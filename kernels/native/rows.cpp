@@ -3,13 +3,14 @@
 #include <algorithm>
 
 #include "rows.h"
+#include "team.h"
 
 namespace {
 
 INLINE float sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
 
 constexpr int64_t EXPERTS = 1024;
-constexpr int64_t MANY = 64;  // rows that are worth waking other threads for
+constexpr int64_t MANY = 64;  // rows of a task; fewer are not worth waking other threads for
 
 // The largest of those not yet taken, the first of equal ones; a NaN counts as larger than nothing.
 INLINE int64_t best(const float *scores, const bool *taken, int64_t count) {
@@ -45,55 +46,62 @@ extern "C" int64_t route_most_experts() { return EXPERTS; }
 extern "C" void rms_norm(const float *x, int64_t outer_stride, int64_t inner_stride, const float *weight,
                          int64_t weight_stride, float *out, int64_t out_outer, int64_t out_inner, int64_t outer,
                          int64_t inner, int64_t width, float eps, int64_t threads) {
-#pragma omp parallel for num_threads(static_cast<int>(threads)) if (threads > 1 && outer >= MANY)
-    for (int64_t i = 0; i < outer; i++)
-        for (int64_t j = 0; j < inner; j++)
-            normalise(x + i * outer_stride + j * inner_stride, weight + j * weight_stride,
-                      out + i * out_outer + j * out_inner, width, eps);
+    team::share_runs(threads, outer, MANY, [&](int64_t first, int64_t last) {
+        for (int64_t i = first; i < last; i++)
+            for (int64_t j = 0; j < inner; j++)
+                normalise(x + i * outer_stride + j * inner_stride, weight + j * weight_stride,
+                          out + i * out_outer + j * out_inner, width, eps);
+    });
 }
 
 // residual += x, out = norm of the sum; all [rows, width] and dense
 extern "C" void add_rms_norm(const float *x, float *residual, const float *weight, float *out, int64_t rows,
                              int64_t width, float eps, int64_t threads) {
-#pragma omp parallel for num_threads(static_cast<int>(threads)) if (threads > 1 && rows >= MANY)
-    for (int64_t row = 0; row < rows; row++) {
-        float *total = residual + row * width;
-        for (int64_t i = 0; i < width; i++) total[i] += x[row * width + i];
-        normalise(total, weight, out + row * width, width, eps);
-    }
+    team::share_runs(threads, rows, MANY, [&](int64_t first, int64_t last) {
+        for (int64_t row = first; row < last; row++) {
+            float *total = residual + row * width;
+            for (int64_t i = 0; i < width; i++) total[i] += x[row * width + i];
+            normalise(total, weight, out + row * width, width, eps);
+        }
+    });
 }
 
 // x [outer, inner, 2 * pairs] by strides; turns [outer, pairs] complex. Pairs lie side by side.
 extern "C" void rope_interleaved(float *x, int64_t outer_stride, int64_t inner_stride, const float *turns,
                                  int64_t turn_stride, int64_t outer, int64_t inner, int64_t pairs,
-                                 int64_t threads) {
-#pragma omp parallel for num_threads(static_cast<int>(threads)) if (threads > 1 && outer >= MANY)
-    for (int64_t i = 0; i < outer; i++)
-        for (int64_t j = 0; j < inner; j++)
-            turn_interleaved(x + i * outer_stride + j * inner_stride, turns + i * turn_stride, pairs);
+                            int64_t threads) {
+    team::share_runs(threads, outer, MANY, [&](int64_t first, int64_t last) {
+        for (int64_t i = first; i < last; i++)
+            for (int64_t j = 0; j < inner; j++)
+                turn_interleaved(x + i * outer_stride + j * inner_stride, turns + i * turn_stride, pairs);
+    });
 }
 
 // The same where value p pairs with value p + pairs.
 extern "C" void rope_halves(float *x, int64_t outer_stride, int64_t inner_stride, const float *turns,
                             int64_t turn_stride, int64_t outer, int64_t inner, int64_t pairs,
-                                 int64_t threads) {
-#pragma omp parallel for num_threads(static_cast<int>(threads)) if (threads > 1 && outer >= MANY)
-    for (int64_t i = 0; i < outer; i++)
-        for (int64_t j = 0; j < inner; j++)
-            turn_halves(x + i * outer_stride + j * inner_stride, turns + i * turn_stride, pairs);
+                            int64_t threads) {
+    team::share_runs(threads, outer, MANY, [&](int64_t first, int64_t last) {
+        for (int64_t i = first; i < last; i++)
+            for (int64_t j = 0; j < inner; j++)
+                turn_halves(x + i * outer_stride + j * inner_stride, turns + i * turn_stride, pairs);
+    });
 }
 
 // gate_up [rows, 2 * width], out [rows, width], both dense
 extern "C" void silu_mul(const float *gate_up, float *out, int64_t rows, int64_t width, int64_t threads) {
-#pragma omp parallel for num_threads(static_cast<int>(threads)) if (threads > 1 && rows >= MANY)
-    for (int64_t row = 0; row < rows; row++) silu_row(gate_up + row * 2 * width, out + row * width, width);
+    team::share_runs(threads, rows, MANY, [&](int64_t first, int64_t last) {
+        for (int64_t row = first; row < last; row++) silu_row(gate_up + row * 2 * width, out + row * width, width);
+    });
 }
 
 // pool [.., width] and rows [count] dense, values [count, width] by stride
 extern "C" void write_rows(float *pool, const int64_t *rows, const float *values, int64_t stride, int64_t count,
-                           int64_t width) {
-    for (int64_t i = 0; i < count; i++)
-        std::memcpy(pool + rows[i] * width, values + i * stride, width * sizeof(float));
+                           int64_t width, int64_t threads) {
+    team::share_runs(threads, count, MANY, [&](int64_t first, int64_t last) {
+        for (int64_t i = first; i < last; i++)
+            std::memcpy(pool + rows[i] * width, values + i * stride, width * sizeof(float));
+    });
 }
 
 // logits [tokens, experts], weights and ids [tokens, top_k], all dense. With a bias: sigmoid scores, of which

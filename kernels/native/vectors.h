@@ -10,12 +10,12 @@
 
 #if defined(__AVX512F__)
 constexpr int LANES = 16;
-constexpr int WIDE = 4;  // vectors of a tile of a product: with TALL rows they fill the registers
+constexpr int TALL = 12;  // rows of a tile of a product: with WIDE vectors they fill the registers
 #else
 constexpr int LANES = 8;
-constexpr int WIDE = 2;
-#endif
 constexpr int TALL = 6;
+#endif
+constexpr int WIDE = 2;
 
 typedef float Floats __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef int32_t Ints __attribute__((vector_size(LANES * 4), aligned(4), may_alias));

@@ -1,10 +1,11 @@
-"""Prompts get all threads, decode steps of few rows one fewer, unless the configuration says otherwise."""
+"""All threads compute, but torch's few decode rows get one fewer, unless the configuration says otherwise."""
 
 from collections.abc import Iterator
 
 import pytest
 import torch
 
+from baton.engine import threads as engine_threads
 from baton.engine.config import Role, WorkerConfig
 from baton.engine.threads import MANY_ROWS, ComputeThreads
 
@@ -16,10 +17,29 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_threads, "library", lambda: None)
+
+
+@pytest.fixture
+def with_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_threads, "library", object)
+
+
 def config(**changes: object) -> WorkerConfig:
     return WorkerConfig(model="m", role=Role.DECODE, **changes)  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("with_compiler")
+@pytest.mark.parametrize("rows", [1, MANY_ROWS])
+def test_operations_in_cpp_get_all_threads(rows: int) -> None:
+    ComputeThreads.of(config(threads=3)).use_for_decode(rows)
+
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.usefixtures("without_compiler")
 @pytest.mark.parametrize(("configured", "decode"), [(1, 1), (2, 1), (8, 7)])
 def test_decode_leaves_a_thread_to_the_frontend_where_there_are_several(configured: int, decode: int) -> None:
     assert ComputeThreads.of(config(threads=configured)) == ComputeThreads(configured, decode)
@@ -29,6 +49,7 @@ def test_decode_threads_can_be_chosen() -> None:
     assert ComputeThreads.of(config(threads=2, decode_threads=2)) == ComputeThreads(2, 2)
 
 
+@pytest.mark.usefixtures("without_compiler")
 def test_without_a_word_on_it_torch_chooses() -> None:
     torch.set_num_threads(3)
 
@@ -45,6 +66,7 @@ def test_each_phase_computes_with_its_own_threads() -> None:
     assert torch.get_num_threads() == 2
 
 
+@pytest.mark.usefixtures("without_compiler")
 @pytest.mark.parametrize(("rows", "used"), [(1, 2), (MANY_ROWS - 1, 2), (MANY_ROWS, 3), (4 * MANY_ROWS, 3)])
 def test_many_decode_rows_get_all_threads(rows: int, used: int) -> None:
     ComputeThreads.of(config(threads=3)).use_for_decode(rows)
