@@ -143,7 +143,12 @@ def native(operation: Callable[..., Any]) -> Callable[..., Any]:
 
 def reads_blocks(pool: torch.Tensor) -> bool:
     """Whether decode attention on a CPU reads the pool's blocks in place, rather than copies of them."""
-    return pool.dtype is torch.float32 and _lets_native_run() and library() is not None
+    return runs_natively(pool)
+
+
+def runs_natively(x: torch.Tensor) -> bool:
+    """Whether operations on this tensor run in C++, where they have such a form and nothing watches them."""
+    return x.dtype is torch.float32 and x.is_cpu and _lets_native_run() and library() is not None
 
 
 def _lets_native_run() -> bool:

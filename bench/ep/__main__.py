@@ -19,6 +19,7 @@ from ..table import ms, render
 from .overlap import Overlap, OverlapPlan, make_checkpoint, measure_overlap
 from .processes import on_ranks, on_torchrun
 from .shape import Shape
+from .slow_network import Medium
 from .transfers import Transfer, TransferPlan, measure_transfers
 
 RATIO_TARGET = 4.0
@@ -37,12 +38,16 @@ def main() -> int:
     if options.torchrun:
         transfers = on_torchrun(options.device, measure_transfers, _plan(options))
         return 0 if transfers is None else _report(transfers)
-    transfers = [
-        transfer for size in options.ranks for transfer in on_ranks(size, measure_transfers, _plan(options))
-    ]
-    status = _report(transfers)
-    if options.transfers_only:
-        return status
+    status = 0 if options.overlap_only else _report(_transfers(options))
+    return status if options.transfers_only else max(status, _overlap(options))
+
+
+def _transfers(options: argparse.Namespace) -> list[Transfer]:
+    plan = _plan(options)
+    return [transfer for size in options.ranks for transfer in on_ranks(size, measure_transfers, plan)]
+
+
+def _overlap(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="baton-") as folder:
         model = make_checkpoint(Path(folder) / "model")
         plan = OverlapPlan(
@@ -51,8 +56,8 @@ def main() -> int:
             delay_s=options.delay_ms / 1e3,
             rounds=options.steps,
         )
-        overlap = on_ranks(OVERLAP_RANKS, measure_overlap, model, plan)
-    return max(status, _report_overlap(overlap, options.delay_ms))
+        overlap = on_ranks(OVERLAP_RANKS, measure_overlap, model, plan, Medium.of(OVERLAP_RANKS))
+    return _report_overlap(overlap, options.delay_ms)
 
 
 def _report(transfers: list[Transfer]) -> int:
@@ -77,7 +82,7 @@ def _pairs(transfer: Transfer) -> list[tuple[float, float]]:
 
 def _report_overlap(overlap: Overlap, delay_ms: float) -> int:
     print(
-        f"a decode step, {overlap.context} tokens a row, ms: {ms(overlap.computing_s)} without delay, "
+        f"a decode step of {overlap.rows} rows a rank, ms: {ms(overlap.computing_s)} without delay, "
         f"in halves {ms(overlap.halving_s)}; "
         f"with {delay_ms:g} ms an exchange {ms(overlap.whole_s)}, in halves {ms(overlap.halves_s)}"
     )
@@ -109,10 +114,12 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--dtype", default=shape.dtype)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--torchrun", action="store_true", help="be one of the ranks that torchrun started")
-    parser.add_argument("--transfers-only", action="store_true", help="leave the overlap out")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--transfers-only", action="store_true", help="leave the overlap out")
+    only.add_argument("--overlap-only", action="store_true", help="leave the transfers out")
     parser.add_argument("--delay-ms", type=float, default=5.0, help="of each exchange, for the overlap")
-    parser.add_argument("--rows", type=int, default=128, help="decode rows of a rank, for the overlap")
-    parser.add_argument("--context", type=int, help="tokens of each row; absent: as many as suit the delay")
+    parser.add_argument("--rows", type=int, help="decode rows of a rank; absent: as many as suit the delay")
+    parser.add_argument("--context", type=int, default=192, help="tokens of each row, for the overlap")
     parser.add_argument("--steps", type=int, default=24, help="steps of each kind, for the overlap")
     return parser.parse_args()
 

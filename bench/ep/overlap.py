@@ -7,11 +7,13 @@ beyond, and a third at most; the quarter that is the target needs c between 2d a
 before the dispatch as behind it: a wait is only covered by what the other half has to do at that time. Where
 computing is shorter, halves save little: each half waits for its own two exchanges all the same.
 
-The batch measured here is of the kind that pays: unless they are given, contexts are as long as makes c four
-delays on this machine. Rows and experts are fixed, such that on the core measured half of c is behind the
-dispatch, and that half the rows take about half the time; with fewer, reading the weights twice shows.
+The batch measured here is of the kind that pays: unless they are given, rows are as many as make c, as the
+halves compute it, four delays on this machine at this time. Contexts and experts are fixed, such that on the
+core measured half of c is behind the dispatch. Experts are small, since each half reads all their weights: a
+rank of theirs gets a hundred rows and more, as it does where many ranks share many experts.
 
-The best step of each kind counts: what else a machine does only adds, and hides what halves can save.
+The best step of each kind counts: what else a machine does only adds, and hides what halves can save. Steps
+are short and the kinds take turns, so that each finds the machine at its best.
 """
 
 import time
@@ -34,7 +36,7 @@ from ...kernels.moe.all_to_all import AllToAllBatched, AllToAllContiguous
 from ...kernels.moe.backend import BATCHED_EXPERTS, CONTIGUOUS_EXPERTS, StagedMoe
 from ...kernels.moe.phases import PhasedMoe
 from ...tests.support.checkpoints import make_deepseek_v2
-from .slow_network import SlowCollectives
+from .slow_network import Medium, SlowCollectives
 
 BLOCK_TOKENS = 64
 MAX_LEN = 1024
@@ -42,11 +44,11 @@ POOL_STEPS = 4
 """KV blocks in the pool for each one in use; where it is well filled, a decode step gathers KV anew."""
 COMPUTING_DELAYS = 4
 """What a layer is to compute for, in delays"""
-TRIED_CONTEXTS = (128, 512)
-TRIES = 3
+TRIED_ROWS = (128, 320)
+TRIES = 2
 """Turns that these take: a machine with other work is slow for seconds"""
-CONTEXT_STEP = 32
-SHORTEST, LONGEST = 256, 768
+ROW_STEP = 8
+FEWEST, MOST = 128, 512
 WARM_UPS = 2
 KINDS = ((0, False), (0, True), (1, False), (1, True))
 """Delays of an exchange, and whether the step is split."""
@@ -55,8 +57,8 @@ KINDS = ((0, False), (0, True), (1, False), (1, True))
 class Overlap(msgspec.Struct, frozen=True):
     """The best step of each kind, seconds on the slowest rank."""
 
-    context: int
-    """Tokens of each sequence."""
+    rows: int
+    """Sequences of a rank."""
     computing_s: float
     """Whole, without delay."""
     halving_s: float
@@ -77,12 +79,12 @@ def make_checkpoint(folder: Path) -> Path:
     """
     return make_deepseek_v2(
         folder,
-        hidden_size=384,
+        hidden_size=256,
         num_hidden_layers=12,
         first_k_dense_replace=0,
-        num_attention_heads=8,
-        num_key_value_heads=8,
-        kv_lora_rank=128,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        kv_lora_rank=64,
         q_lora_rank=128,
         qk_nope_head_dim=48,
         qk_rope_head_dim=16,
@@ -94,7 +96,7 @@ def make_checkpoint(folder: Path) -> Path:
         n_group=1,
         topk_group=1,
         intermediate_size=512,
-        moe_intermediate_size=320,
+        moe_intermediate_size=128,
         max_position_embeddings=MAX_LEN,
         rope_scaling=None,
     )
@@ -103,38 +105,37 @@ def make_checkpoint(folder: Path) -> Path:
 class OverlapPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What is measured."""
 
-    rows: int
-    """Sequences of a rank."""
-    context: int | None
-    """Tokens of each; absent: as many as suit."""
+    rows: int | None
+    """Sequences of a rank; absent: as many as suit."""
+    context: int
+    """Tokens of each."""
     delay_s: float
     rounds: int
 
 
-def measure_overlap(group: dist.ProcessGroup, folder: Path, plan: OverlapPlan) -> Overlap:
+def measure_overlap(group: dist.ProcessGroup, folder: Path, plan: OverlapPlan, medium: Medium) -> Overlap:
     """Decode with the model in `folder`; all ranks call, all get the result."""
-    collectives = SlowCollectives(group, torch.device("cpu"))
+    collectives = SlowCollectives(group, medium)
     model = _load(folder, collectives)
-    model.decode_rows = plan.rows
-    context = plan.context or _suitable_context(model, collectives, plan)
-    steps = Steps(model, collectives, plan.rows, context)
+    rows = plan.rows or _suitable_rows(model, collectives, plan)
+    steps = Steps(model, collectives, rows, plan.context)
     times = [steps.seconds(plan.delay_s * delay, is_split) for delay, is_split in KINDS * plan.rounds]
     seconds = torch.tensor(times, dtype=torch.float64).view(-1, len(KINDS))
-    return Overlap(context, *_best_on_slowest(seconds))
+    return Overlap(rows, *_best_on_slowest(seconds))
 
 
-def _suitable_context(model: PhasedModel, collectives: SlowCollectives, plan: OverlapPlan) -> int:
-    """Return how long sequences must be for a layer to compute for so many delays."""
+def _suitable_rows(model: PhasedModel, collectives: SlowCollectives, plan: OverlapPlan) -> int:
+    """Return how many rows there must be for the halves of a layer to compute for so many delays."""
     times: list[float] = []
-    for context in TRIED_CONTEXTS * TRIES:
-        steps = Steps(model, collectives, plan.rows, context)
-        times += [steps.seconds(0.0, is_split=False) for _ in range(-(-plan.rounds // TRIES))]
-    by_context = torch.tensor(times, dtype=torch.float64).view(TRIES, len(TRIED_CONTEXTS), -1)
-    short_s, long_s = _best_on_slowest(by_context.transpose(1, 2).flatten(0, 1))
-    short, long = TRIED_CONTEXTS
+    for rows in TRIED_ROWS * TRIES:
+        steps = Steps(model, collectives, rows, plan.context)
+        times += [steps.seconds(0.0, is_split=True) for _ in range(-(-plan.rounds // TRIES))]
+    by_rows = torch.tensor(times, dtype=torch.float64).view(TRIES, len(TRIED_ROWS), -1)
+    few_s, many_s = _best_on_slowest(by_rows.transpose(1, 2).flatten(0, 1))
+    few, many = TRIED_ROWS
     wanted_s = COMPUTING_DELAYS * plan.delay_s * model.config.num_layers
-    suitable = short + (wanted_s - short_s) * (long - short) / max(long_s - short_s, 1e-6)
-    return min(max(int(suitable) // CONTEXT_STEP * CONTEXT_STEP, SHORTEST), LONGEST)
+    suitable = few + (wanted_s - few_s) * (many - few) / max(many_s - few_s, 1e-6)
+    return min(max(int(suitable) // ROW_STEP * ROW_STEP, FEWEST), MOST)
 
 
 def _best_on_slowest(seconds: torch.Tensor) -> list[float]:
@@ -151,6 +152,7 @@ class Steps:
     def __init__(self, model: PhasedModel, collectives: SlowCollectives, rows: int, context: int) -> None:
         self._model = model
         self._collectives = collectives
+        model.decode_rows = rows
         blocks = rows * -(-context // BLOCK_TOKENS)
         self._kv = model.new_kv_pool(1 + POOL_STEPS * blocks, BLOCK_TOKENS)
         used = self._kv[1 : 1 + blocks]

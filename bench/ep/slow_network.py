@@ -1,17 +1,18 @@
-"""A network with a delay: what is sent arrives that much later than it would have.
+"""A network with a delay: rows arrive so long after the last rank has sent, and carrying them takes no core.
 
-Transfers do not queue behind each other: two in flight at once are late together, not one after the other.
+Ranks are processes of one machine and all its cores compute, so that no thread may stand in for the network's
+cards: it would get its turn late, and take it from what computes. Here rows lie in memory that the ranks
+share. Who sends copies them in and notes when; who receives waits until the delay after the last rank sent,
+and copies them out.
 
-Threads stand in for the network's cards, on the cores that compute. Where this process may say so, they go
-before what computes, with delay and without: else a transfer would begin when the scheduler next looks.
+Exchanges do not queue behind each other: two in flight at once are late together, not one after the other.
 """
 
-import contextlib
-import os
-import threading
+import math
 import time
-from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 
+import msgspec
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -19,56 +20,80 @@ from torch import Tensor
 from ...kernels.moe.collectives import TorchCollectives
 from ...kernels.moe.pair import Pending
 
-IN_FLIGHT = 4
-TRANSFER_PRIORITY = 2
-"""Above that of ranks which are themselves started with the lowest real-time priority"""
+SLOTS = 8
+"""More than the exchanges that a rank may have sent and not received yet: theirs must not be overwritten"""
+ROOM_BYTES = 1 << 20
+"""What one rank may send another at once"""
+LOOK_S = 50e-6
+"""Between two looks whether all have sent"""
+
+
+class Medium(msgspec.Struct, frozen=True):
+    """What the ranks share; made by the process that starts them, and given to each."""
+
+    sent: Tensor
+    """[slots, ranks, 2] int64: number of the exchange last sent, and when, in ns of the machine's clock"""
+    rows: Tensor
+    """[slots, from, to, bytes] uint8"""
+
+    @classmethod
+    def of(cls, ranks: int) -> "Medium":
+        """Make room for so many ranks."""
+        sent = torch.full((SLOTS, ranks, 2), -1, dtype=torch.int64)
+        rows = torch.zeros(SLOTS, ranks, ranks, ROOM_BYTES, dtype=torch.uint8)
+        return cls(*(tensor.share_memory_() for tensor in (sent, rows)))  # type: ignore[no-untyped-call]
 
 
 class SlowCollectives(TorchCollectives):
-    """Collectives of torch.distributed, late."""
+    """The collectives of rows and numbers, through shared memory, late."""
 
-    def __init__(self, group: dist.ProcessGroup, device: torch.device) -> None:
-        """Begin without delay. The calling thread is the one that computes."""
-        super().__init__(group, device)
+    def __init__(self, group: dist.ProcessGroup, medium: Medium) -> None:
+        """Begin without delay."""
+        super().__init__(group, torch.device("cpu"))
         self.delay_s = 0.0
-        self._watchers = ThreadPoolExecutor(IN_FLIGHT, "transfer", initializer=_go_first)
-        for thread in os.listdir("/proc/self/task"):
-            if int(thread) != threading.get_native_id():
-                _go_first(int(thread))
+        self._sent = medium.sent.numpy()
+        self._rows = medium.rows
+        self._numbers = count()
 
     def all_to_all(
         self, rows: Tensor, sent: list[int] | None = None, received: list[int] | None = None
     ) -> Pending[Tensor]:
-        """Send rows, late."""
-        return self._late(super().all_to_all(rows, sent, received))
+        """Send rows, late; equal shares only, as decode steps do."""
+        assert sent is None
+        assert received is None
+        arriving = self._exchange(rows.view(self.size, -1, *rows.shape[1:]))
+        return lambda: arriving().reshape(rows.shape)
 
     def all_gather(self, rows: Tensor) -> Pending[Tensor]:
         """Gather rows, late."""
-        return self._late(super().all_gather(rows))
+        arriving = self._exchange(rows.expand(self.size, *rows.shape))
+        return lambda: arriving().reshape(-1, *rows.shape[1:])
 
     def reduce_scatter(self, rows: Tensor) -> Pending[Tensor]:
         """Add rows up, late."""
-        return self._late(super().reduce_scatter(rows))
+        arriving = self._exchange(rows.view(self.size, -1, *rows.shape[1:]))
+        return lambda: arriving().sum(0)
 
-    def _late(self, pending: Pending[Tensor]) -> Pending[Tensor]:
-        if not self.delay_s:
-            return pending
-        arriving = self._watchers.submit(_timed, pending)
+    def _exchange(self, shares: Tensor) -> Pending[Tensor]:
+        """Send each rank its share, `[ranks, rows, ...]`; what comes, of the like, is a view."""
+        number = next(self._numbers)
+        slot, delay_ns = number % SLOTS, round(self.delay_s * 1e9)
+        _room(self._rows[slot, self.rank], shares).copy_(shares)
+        self._sent[slot, self.rank, 1] = time.monotonic_ns()
+        self._sent[slot, self.rank, 0] = number  # last: who sees it sees the rest
 
-        def wait() -> Tensor:
-            result, arrived = arriving.result()
-            time.sleep(max(arrived + self.delay_s - time.perf_counter(), 0.0))
-            return result
+        def receive() -> Tensor:
+            while self._sent[slot, :, 0].min() < number:
+                time.sleep(LOOK_S)
+            left_ns = int(self._sent[slot, :, 1].max()) + delay_ns - time.monotonic_ns()
+            if left_ns > 0:
+                time.sleep(left_ns / 1e9)
+            return _room(self._rows[slot, :, self.rank], shares)
 
-        return wait
-
-
-def _go_first(thread: int = 0) -> None:
-    """Let a thread, by default the calling one, run as soon as it can; one that has ended need not."""
-    with contextlib.suppress(PermissionError, ProcessLookupError):
-        os.sched_setscheduler(thread, os.SCHED_FIFO, os.sched_param(TRANSFER_PRIORITY))
+        return receive
 
 
-def _timed(pending: Pending[Tensor]) -> tuple[Tensor, float]:
-    """Wait for a transfer; return what came, and when."""
-    return pending(), time.perf_counter()
+def _room(room: Tensor, shares: Tensor) -> Tensor:
+    """The first of each rank's bytes, `[ranks, bytes]`, as shares."""
+    share_bytes = math.prod(shares.shape[1:]) * shares.itemsize
+    return room[:, :share_bytes].view(shares.dtype).view(shares.shape)

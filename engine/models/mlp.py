@@ -114,9 +114,9 @@ class MoeMlp:
     def steps(self, x: Tensor) -> Pass[Tensor]:
         """Do the same, and yield while rows are on their way to the experts and while sums come back."""
         begun = self._begin(x)
+        shared = None if self._shared is None else self._shared(x)
         yield
         combining = begun.compute()
-        shared = None if self._shared is None else self._shared(x)
         yield
         return combining() if shared is None else combining().add_(shared)
 

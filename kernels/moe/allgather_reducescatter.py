@@ -11,25 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .collectives import Collectives
-from .finalize import finalize_batched, finalize_contiguous
-from .frames import Frames
-from .pair import Pending, Prepared
-from .prepare import prepare_batched, prepare_contiguous
-from .rows import ActivationFormat, BatchedRows, ContiguousRows
-from .wire import TokenRows, pack, to_local, unpack
+from .pair import Pending
+from .token_pair import BatchedTokens, Carried, ContiguousTokens
+from .wire import TokenRows, pack, unpack
 
 
-class AllGatherContiguous:
+class AllGatherContiguous(ContiguousTokens):
     """Ranks may bring different numbers of tokens; the numbers are exchanged first."""
 
-    format = ActivationFormat.CONTIGUOUS
-
-    def __init__(self, collectives: Collectives, experts_per_rank: int) -> None:
-        self._collectives = collectives
-        self._experts = experts_per_rank
-
-    def prepare(self, x: Tensor, ids: Tensor, weights: Tensor) -> Pending[Prepared[ContiguousRows]]:
+    def carry(self, x: Tensor, ids: Tensor, weights: Tensor) -> Pending[Carried]:
         """Start to gather all tokens, each rank's padded to the longest."""
         counts = self._collectives.gather_int(x.shape[0])
         longest = max(counts)
@@ -38,47 +28,25 @@ class AllGatherContiguous:
             own = pad(own, (0, 0, 0, longest - x.shape[0]))
         gathered = self._collectives.all_gather(own)
 
-        def receive() -> Prepared[ContiguousRows]:
-            tokens = unpack(_without_padding(gathered(), counts), x.shape[1], ids.shape[1], x.dtype)
-            local = to_local(tokens.ids, self._collectives.rank, self._experts)
-            routed = prepare_contiguous(tokens.x, local, range(self._experts))
-            return Prepared(routed, lambda outputs: self._finalize(outputs, routed, tokens.weights, counts))
+        def send_back(sums: Tensor) -> Pending[Tensor]:
+            reduced = self._collectives.reduce_scatter(_with_padding(sums, counts))
+            return lambda: reduced()[: x.shape[0]]
+
+        def receive() -> Carried:
+            came = _without_padding(gathered(), counts)
+            return Carried(unpack(came, x.shape[1], ids.shape[1], x.dtype), send_back)
 
         return receive
 
-    def _finalize(
-        self, outputs: Tensor, routed: ContiguousRows, weights: Tensor, counts: list[int]
-    ) -> Pending[Tensor]:
-        sums = finalize_contiguous(outputs, routed, weights)
-        reduced = self._collectives.reduce_scatter(_with_padding(sums, counts))
-        own = counts[self._collectives.rank]
-        return lambda: reduced()[:own]
 
-
-class AllGatherBatched:
+class AllGatherBatched(BatchedTokens):
     """All ranks bring the same number of tokens, padding included: every shape is known beforehand."""
 
-    format = ActivationFormat.BATCHED
-
-    def __init__(self, collectives: Collectives, experts_per_rank: int) -> None:
-        self._collectives = collectives
-        self._experts = experts_per_rank
-        self._frames = Frames()
-
-    def prepare(self, x: Tensor, ids: Tensor, weights: Tensor) -> Pending[Prepared[BatchedRows]]:
+    def carry(self, x: Tensor, ids: Tensor, weights: Tensor) -> Pending[Carried]:
         """Start to gather all tokens."""
         gathered = self._collectives.all_gather(pack(TokenRows(x, ids, weights)))
-
-        def receive() -> Prepared[BatchedRows]:
-            tokens = unpack(gathered(), x.shape[1], ids.shape[1], x.dtype)
-            local = to_local(tokens.ids, self._collectives.rank, self._experts)
-            rows, positions = prepare_batched(tokens.x, local, self._experts, self._frames)
-            return Prepared(rows, lambda outputs: self._finalize(outputs, positions, tokens.weights))
-
-        return receive
-
-    def _finalize(self, outputs: Tensor, positions: Tensor, weights: Tensor) -> Pending[Tensor]:
-        return self._collectives.reduce_scatter(finalize_batched(outputs, positions, weights))
+        send_back = self._collectives.reduce_scatter
+        return lambda: Carried(unpack(gathered(), x.shape[1], ids.shape[1], x.dtype), send_back)
 
 
 def _without_padding(gathered: Tensor, counts: list[int]) -> Tensor:

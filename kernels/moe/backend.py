@@ -14,10 +14,12 @@ from typing import Generic, Protocol
 
 from torch import Tensor
 
+from ..by_device import runs_natively
 from .experts import ExpertWeights, experts_batched, experts_contiguous
 from .pair import Pending, Prepared, PrepareFinalize, Rows
 from .routed import routed_experts
 from .rows import ActivationFormat
+from .token_pair import Carried, TokenPair
 
 
 class Begun(Protocol):
@@ -94,8 +96,10 @@ class StagedMoe(Generic[Rows]):
         self._pair: PrepareFinalize[Rows] = pair
         self._stage: ExpertsStage[Rows] = stage
 
-    def begin(self, x: Tensor, ids: Tensor, weights: Tensor, experts: ExpertWeights) -> "StagedBegun[Rows]":
+    def begin(self, x: Tensor, ids: Tensor, weights: Tensor, experts: ExpertWeights) -> Begun:
         """Start the dispatch."""
+        if isinstance(self._pair, TokenPair) and runs_natively(x):
+            return CarriedBegun(self._pair.carry(x, ids, weights), experts)
         return StagedBegun(self._pair.prepare(x, ids, weights), self._stage, experts)
 
     def run(self, x: Tensor, ids: Tensor, weights: Tensor, experts: ExpertWeights) -> Tensor:
@@ -115,3 +119,17 @@ class StagedBegun(Generic[Rows]):
         """Wait for the rows, run the experts, start the combine."""
         prepared = self.prepared()
         return prepared.finalize(self.stage.run(prepared.rows, self.experts))
+
+
+@dataclass(frozen=True, slots=True)
+class CarriedBegun:
+    """A dispatch on its way to a CPU that groups, computes and sums up in one operation."""
+
+    carried: Pending[Carried]
+    experts: ExpertWeights
+
+    def compute(self) -> Pending[Tensor]:
+        """Wait for the tokens, add up what this rank's experts make of each, start the combine."""
+        carried = self.carried()
+        came = carried.tokens
+        return carried.send_back(routed_experts(came.x, came.ids, came.weights, self.experts))

@@ -26,7 +26,8 @@ class Layer:
         down = torch.randn(self.experts, self.hidden, self.width, generator=generator)
         scaled = (gate_up / self.hidden**0.5, down / self.width**0.5)
         gate_up, down = (part.to(self.dtype)[owned.start : owned.stop] for part in scaled)
-        return ExpertWeights.of(owned, gate_up, down)
+        as_loaded = (part.transpose(1, 2).contiguous().transpose(1, 2) for part in (gate_up, down))
+        return ExpertWeights.of(owned, *as_loaded)
 
     def routing(self, tokens: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
         """Activations, ids and weights; every fifth id is -1."""

@@ -1,5 +1,6 @@
 """What ranks run in the tests of the mixture-of-experts backends; processes import it by name."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from baton.kernels.by_device import references
 from baton.kernels.moe.all_to_all import AllToAllBatched, AllToAllContiguous
 from baton.kernels.moe.allgather_reducescatter import AllGatherBatched, AllGatherContiguous
 from baton.kernels.moe.backend import BATCHED_EXPERTS, CONTIGUOUS_EXPERTS, StagedMoe
@@ -23,9 +25,19 @@ BACKENDS: dict[str, Callable[[Collectives, int], StagedMoe[Any]]] = {
 
 
 def layer_sums(
+    group: dist.ProcessGroup, layer: Layer, tokens_of: list[list[int]], in_torch: bool
+) -> dict[tuple[str, int], Tensor]:
+    """Each backend's sums for each case; `tokens_of[case][rank]` tokens, alike on all ranks where batched.
+
+    In torch they go through the stages one by one; else, with a compiler, experts are one operation.
+    """
+    with references() if in_torch else contextlib.nullcontext():
+        return _layer_sums(group, layer, tokens_of)
+
+
+def _layer_sums(
     group: dist.ProcessGroup, layer: Layer, tokens_of: list[list[int]]
 ) -> dict[tuple[str, int], Tensor]:
-    """Each backend's sums for each case; `tokens_of[case][rank]` tokens, alike on all ranks where batched."""
     collectives = TorchCollectives(group, torch.device("cpu"))
     weights = layer.weights(owned_by(group.rank(), group.size(), layer.experts))
     sums = {}

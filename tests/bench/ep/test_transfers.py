@@ -1,6 +1,7 @@
 """The bench's ranks all get one result: every backend in both formats, beside the same bytes sent bare."""
 
 from baton.bench.ep.shape import Shape
+from baton.bench.ep.slow_network import Medium
 from baton.bench.ep.transfers import Transfer, TransferPlan, measure_transfers
 from baton.engine.config import MoeBackendName
 from support.ranks import run_ranks
@@ -22,8 +23,8 @@ def test_every_backend_is_measured_in_both_formats_and_all_ranks_agree() -> None
     assert all(transfer.ratio > 0 for transfer in first)
 
 
-def test_a_slow_network_loses_nothing() -> None:
-    assert run_ranks(2, late_rows) == [[1, 1, 2, 2], [1, 1, 2, 2]]
+def test_a_slow_network_is_late_and_loses_nothing() -> None:
+    assert run_ranks(2, late_rows, Medium.of(2)) == [[1, 1, 2, 2], [1, 1, 2, 2]]
 
 
 def test_the_ratio_is_of_both_ways_together() -> None:

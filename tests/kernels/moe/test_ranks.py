@@ -8,12 +8,13 @@ from support.ranked_moe import layer_sums
 from support.ranks import run_ranks
 
 
+@pytest.mark.parametrize("in_torch", [True, False])
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_every_backend_gives_the_sums_of_a_single_rank(ranks: int) -> None:
+def test_every_backend_gives_the_sums_of_a_single_rank(ranks: int, in_torch: bool) -> None:
     layer = Layer()
     tokens_of = [[5] * ranks, [1] * ranks, [3, 0, 7, 1][:ranks], [0] * ranks]
 
-    results = run_ranks(ranks, layer_sums, layer, tokens_of)
+    results = run_ranks(ranks, layer_sums, layer, tokens_of, in_torch)
 
     assert len(results[0]) == 2 * len(tokens_of) + 2 * (len(tokens_of) - 1)
     for rank, sums in enumerate(results):
