@@ -8,9 +8,9 @@ before the dispatch as behind it: a wait is only covered by what the other half 
 computing is shorter, halves save little: each half waits for its own two exchanges all the same.
 
 The batch measured here is of the kind that pays: unless they are given, rows are as many as make c, as the
-halves compute it, four delays on this machine at this time. Contexts and experts are fixed, such that on the
-core measured half of c is behind the dispatch. Experts are small, since each half reads all their weights: a
-rank of theirs gets a hundred rows and more, as it does where many ranks share many experts.
+halves compute it, a little over four delays on this machine at this time. Contexts and experts are fixed,
+such that on the core measured half of c is behind the dispatch. Experts are small, since each half reads all
+their weights: one gets a hundred rows and more, as it does where many ranks share many experts.
 
 The best step of each kind counts: what else a machine does only adds, and hides what halves can save. Steps
 are short and the kinds take turns, so that each finds the machine at its best.
@@ -42,13 +42,15 @@ BLOCK_TOKENS = 64
 MAX_LEN = 1024
 POOL_STEPS = 4
 """KV blocks in the pool for each one in use; where it is well filled, a decode step gathers KV anew."""
-COMPUTING_DELAYS = 4
-"""What a layer is to compute for, in delays"""
+COMPUTING_DELAYS = 4.4
+"""What a layer is to compute for, in delays; to miss four upwards costs less than downwards"""
 TRIED_ROWS = (128, 320)
 TRIES = 2
 """Turns that these take: a machine with other work is slow for seconds"""
 ROW_STEP = 8
 FEWEST, MOST = 128, 512
+TOKENS = 256
+"""Different ones among those that the rows go on from; the model knows more"""
 WARM_UPS = 2
 KINDS = ((0, False), (0, True), (1, False), (1, True))
 """Delays of an exchange, and whether the step is split."""
@@ -129,7 +131,7 @@ def _suitable_rows(model: PhasedModel, collectives: SlowCollectives, plan: Overl
     times: list[float] = []
     for rows in TRIED_ROWS * TRIES:
         steps = Steps(model, collectives, rows, plan.context)
-        times += [steps.seconds(0.0, is_split=True) for _ in range(-(-plan.rounds // TRIES))]
+        times += [steps.seconds(0.0, is_split=True) for _ in range(-(-plan.rounds // 4))]
     by_rows = torch.tensor(times, dtype=torch.float64).view(TRIES, len(TRIED_ROWS), -1)
     few_s, many_s = _best_on_slowest(by_rows.transpose(1, 2).flatten(0, 1))
     few, many = TRIED_ROWS
@@ -197,7 +199,7 @@ def _batch(rows: int, context: int) -> DecodeBatch:
     tables = torch.arange(1, 1 + rows * blocks, dtype=torch.int32).view(rows, blocks)
     last = context - 1
     return DecodeBatch(
-        token_ids=torch.arange(5, 5 + rows),
+        token_ids=5 + torch.arange(rows) % TOKENS,
         positions=torch.full((rows,), last),
         slots=tables[:, -1].long() * BLOCK_TOKENS + last % BLOCK_TOKENS,
         block_tables=tables,
