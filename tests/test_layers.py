@@ -160,7 +160,7 @@ def run_python(code: str, *arguments: str) -> str:
         [sys.executable, "-P", "-c", code, *arguments],
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -101,6 +101,7 @@ async def test_streams_of_a_killed_decode_worker_are_whole(pairs: RunningFleet) 
     assert await find_leaks(pairs.url, pairs.workers, settle_s=40.0) == []
 
 
+@pytest.mark.timeout(300)  # five engines start twice, on cores that other tests use too
 async def test_a_killed_rank_ends_its_group_which_serves_again_while_the_other_goes_on(
     groups: RunningFleet,
 ) -> None:
