@@ -12,7 +12,6 @@ import signal
 import sys
 from pathlib import Path
 
-import aiohttp
 import msgspec
 import uvloop
 
@@ -63,30 +62,25 @@ async def measure(plan: Plan) -> list[Sample]:
     """Run a round to warm up, then those that count."""
     rng = random.Random(plan.seed)
     samples = []
-    # A server that stood still closes what it kept open too long when it goes on: so nothing is kept open.
-    connector = aiohttp.TCPConnector(limit=0, force_close=True)
     try:
-        async with aiohttp.ClientSession(connector=connector) as session:
-            for number in range(-1, plan.rounds):
-                for workload in plan.workloads:
-                    found = await _turns(session, plan, workload, rng, number)
-                    samples += found if number >= 0 else []
+        for number in range(-1, plan.rounds):
+            for workload in plan.workloads:
+                found = await _turns(plan, workload, rng, number)
+                samples += found if number >= 0 else []
     finally:
         for target in plan.targets:
             signal_tree(target.pid, signal.SIGCONT)
     return samples
 
 
-async def _turns(
-    session: aiohttp.ClientSession, plan: Plan, workload: Workload, rng: random.Random, number: int
-) -> list[Sample]:
+async def _turns(plan: Plan, workload: Workload, rng: random.Random, number: int) -> list[Sample]:
     prompts = [draw_token_ids(rng, workload.prompt_tokens, plan.vocabulary) for _ in range(workload.prompts)]
     samples = []
     for target in plan.targets if number % 2 else reversed(plan.targets):
         if workload.name not in target.workloads:
             continue
         let_run(target, plan.targets)
-        speed = await run_workload(session, target.url, workload, prompts)
+        speed = await run_workload(target.url, workload, prompts)
         print(
             f"  {number} {workload.name} | {target.name} {speed.rate:.0f}/s, {speed.wall_s:.1f} s", flush=True
         )

@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import aiohttp
 import msgspec
 import uvloop
 
@@ -89,16 +88,13 @@ def profiled_worker(model: Path, folder: Path, *settings: str) -> Iterator[Profi
 async def measure_split(worker: ProfiledWorker, workload: Workload, vocabulary: int) -> StepSplit:
     """Run a workload twice; the second time counts."""
     rng = random.Random(1)
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        for _ in range(2):
-            prompts = [
-                draw_token_ids(rng, workload.prompt_tokens, vocabulary) for _ in range(workload.prompts)
-            ]
-            worker.take()
-            frontend = cpu_ns([worker.server.pid])
-            speed = await run_workload(session, worker.server.url, workload, prompts)
-            shares = worker.take()
-            frontend = cpu_ns([worker.server.pid]) - frontend
+    for _ in range(2):
+        prompts = [draw_token_ids(rng, workload.prompt_tokens, vocabulary) for _ in range(workload.prompts)]
+        worker.take()
+        frontend = cpu_ns([worker.server.pid])
+        speed = await run_workload(worker.server.url, workload, prompts)
+        shares = worker.take()
+        frontend = cpu_ns([worker.server.pid]) - frontend
     return StepSplit(
         workload=workload.name,
         steps=workload.prompts if workload.is_prefill else workload.output_tokens,

@@ -1,18 +1,17 @@
 """What is asked of a server, and the speed it showed. Runs in the process that drives the servers.
 
-Streams are read with as little work as can be while they run: pieces are kept with their times and parsed at
-the end. Client and server share the machine's cores, and the faster server would pay more for a slow client.
+Streams are kept as they come and parsed at the end (`recording.py`).
 """
 
 import asyncio
 import statistics
 import time
 
-import aiohttp
 import msgspec
 
 from ...cli.sse import SseParser
-from ..stream import TIMEOUT, Answer, Outcome, take_piece
+from ..stream import Answer, Outcome, take_piece
+from .recording import record
 
 DECODE_PROMPT_TOKENS = 32
 PREFILL_TOKENS = 1000
@@ -75,23 +74,21 @@ class RequestError(RuntimeError):
     """A server did not answer as it must."""
 
 
-async def run_workload(
-    session: aiohttp.ClientSession, url: str, workload: Workload, prompts: list[list[int]]
-) -> Speed:
-    """Send the prompts. Raises `RequestError` when a stream does not end as it must."""
+async def run_workload(url: str, workload: Workload, prompts: list[list[int]]) -> Speed:
+    """Send the prompts. Raises `RequestError`, `RecordingError` when a stream does not end as it must."""
     if workload.at_once:
         async with asyncio.TaskGroup() as tasks:
             sent = [
-                tasks.create_task(_complete(session, url, prompt, workload.output_tokens), name="stream")
+                tasks.create_task(_complete(url, prompt, workload.output_tokens), name="stream")
                 for prompt in prompts
             ]
         answers = [task.result() for task in sent]
     else:
-        answers = [await _complete(session, url, prompt, workload.output_tokens) for prompt in prompts]
+        answers = [await _complete(url, prompt, workload.output_tokens) for prompt in prompts]
     return _speed(workload, answers)
 
 
-async def _complete(session: aiohttp.ClientSession, url: str, prompt: list[int], tokens: int) -> Answer:
+async def _complete(url: str, prompt: list[int], tokens: int) -> Answer:
     body = {
         "model": SERVED_NAME,
         "prompt": prompt,
@@ -103,13 +100,13 @@ async def _complete(session: aiohttp.ClientSession, url: str, prompt: list[int],
         "stream_options": {"include_usage": True},
     }
     answer = Answer(sent_at=time.perf_counter())
-    async with session.post(f"{url}/v1/completions", json=body, timeout=TIMEOUT) as response:
-        if response.status != 200:
-            raise RequestError(f"{url}: HTTP {response.status}: {(await response.text())[:300]}")
-        pieces = [(piece, time.perf_counter()) async for piece in response.content.iter_any()]
+    recorded = await record(url, "/v1/completions", body)
+    if recorded.status != 200:
+        said = b"".join(piece.data for piece in recorded.body)[:300].decode(errors="replace")
+        raise RequestError(f"{url}: HTTP {recorded.status}: {said}")
     parser = SseParser()
-    for piece, at in pieces:
-        take_piece(answer, parser, piece, at)
+    for piece in recorded.body:
+        take_piece(answer, parser, piece.data, piece.at)
     if answer.outcome is not Outcome.WHOLE or len(answer.token_ids) != tokens:
         raise RequestError(
             f"{url}: {answer.outcome.value} {answer.detail}, {len(answer.token_ids)} of {tokens} tokens"
