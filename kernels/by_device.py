@@ -97,6 +97,7 @@ def by_device(reference: Callable[P, R]) -> Callable[P, R]:
 NATIVE = {
     "add_rms_norm",
     "attend",
+    "decode_stack",
     "gate_sigmoid_grouped",
     "gated_mlp",
     "gate_softmax_grouped",

@@ -5,6 +5,8 @@ Sources: DeepSeek-V3 report (arXiv 2412.19437) section 2.1.2 for `noaux_tc`; Dee
 token are distinct and in no order.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -67,6 +69,32 @@ def gate_softmax_grouped(
     if normalise:
         return weights.div_(weights.sum(-1, keepdim=True).add_(1e-20)), ids
     return weights.mul_(scale), ids
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """How a layer's tokens are routed."""
+
+    bias: Tensor | None
+    """[experts] float32, of sigmoid scores; absent: softmax"""
+    top_k: int
+    num_groups: int
+    top_groups: int
+    normalise: bool
+    scale: float
+
+    def __call__(self, logits: Tensor) -> Routing:
+        """Route by [tokens, experts] float32, which may be overwritten."""
+        top_k, groups, top_groups = self.top_k, self.num_groups, self.top_groups
+        if self.bias is None:
+            return gate_softmax_grouped(
+                logits, top_k=top_k, num_groups=groups, top_groups=top_groups, normalise=self.normalise,
+                scale=self.scale,
+            )  # fmt: skip
+        return gate_sigmoid_grouped(
+            logits, self.bias, top_k=top_k, num_groups=groups, top_groups=top_groups,
+            normalise=self.normalise, scale=self.scale,
+        )  # fmt: skip
 
 
 def _best_groups(grouped: Tensor, group_scores: Tensor, top_groups: int) -> Tensor:

@@ -8,7 +8,7 @@ from .by_device import on_cpu
 from .gqa_decode import gqa_paged_decode
 from .kv_rows import write_rows
 from .linear import Weight, multiply, multiply_columns
-from .mla_layer import PagedRows
+from .paged_step import PagedRows
 from .rms_norm import rms_norm_
 from .rope import rope_halves_
 

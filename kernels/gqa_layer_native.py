@@ -9,16 +9,16 @@ from torch import Tensor
 from . import gqa_layer as in_torch
 from .by_device import reference
 from .gqa_layer import GqaLayer
-from .mla_layer import PagedRows
 from .native.layers import FLOATS, native_step, takes_step
 from .native.library import are_plain, function
 from .native.panels import can_pack, panels_of
+from .paged_step import PagedRows
 
 _LAYER = function("gqa_decode_layer", "pppppiip")
 
 
 class _Layer(ctypes.Structure):
-    """`GqaLayer` of `decode_layers.cpp`."""
+    """`GqaLayer` of `decode_layers.h`."""
 
     _fields_ = (
         *((name, FLOATS) for name in ("qkv", "qk_norm", "out")),
@@ -37,15 +37,13 @@ _DESCRIBED: WeakKeyDictionary[GqaLayer, _Described | None] = WeakKeyDictionary()
 
 def gqa_decode_layer(x: Tensor, pool: Tensor, layer: GqaLayer, step: PagedRows) -> Tensor:
     """Write the tokens' KV and attend."""
-    if layer not in _DESCRIBED:
-        _DESCRIBED[layer] = _describe(layer)
-    described = _DESCRIBED[layer]
-    if described is None or not (are_plain(x, pool) and x.is_contiguous() and takes_step(step)):
+    own = described(layer)
+    if own is None or not (are_plain(x, pool) and x.is_contiguous() and takes_step(step)):
         return reference(in_torch.gqa_decode_layer)(x, pool, layer, step)
     out = torch.empty_like(x)
     blocks = pool.stride()
     _LAYER(
-        ctypes.addressof(described[0]),
+        ctypes.addressof(own),
         ctypes.addressof(pointed := native_step(step)),
         x.data_ptr(),
         pool.data_ptr(),
@@ -56,6 +54,14 @@ def gqa_decode_layer(x: Tensor, pool: Tensor, layer: GqaLayer, step: PagedRows) 
     )
     del pointed
     return out
+
+
+def described(layer: GqaLayer) -> ctypes.Structure | None:
+    """Return the layer in C, which lives as long as `layer`; None where a weight is not taken."""
+    if layer not in _DESCRIBED:
+        _DESCRIBED[layer] = _describe(layer)
+    found = _DESCRIBED[layer]
+    return None if found is None else found[0]
 
 
 def _describe(layer: GqaLayer) -> _Described | None:

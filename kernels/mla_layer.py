@@ -9,6 +9,7 @@ from .by_device import on_cpu
 from .kv_rows import write_rows
 from .linear import Weight, multiply
 from .mla_decode import mla_paged_decode
+from .paged_step import PagedRows
 from .rms_norm import rms_norm, rms_norm_
 from .rope import rope_interleaved_
 
@@ -47,21 +48,6 @@ class MlaLayer:
         # `first` is [.., heads * (nope + rope) + rank + rope]
         rope = (self.first.shape[1] - heads * nope - rank) // (heads + 1)
         return heads * (nope + rope)
-
-
-@dataclass(frozen=True, slots=True)
-class PagedRows:
-    """Where the tokens of a decode step are, and what they see, in one layer of the pool."""
-
-    layer: int
-    rows: Tensor
-    """[batch * planes] int64, rows of the pool that the tokens' KV goes to"""
-    turns: Tensor
-    """[batch, dim / 2] or [batch, 1, dim / 2] complex64"""
-    tables: Tensor
-    """[batch, max_blocks] int32"""
-    lengths: Tensor
-    """[batch] int32, 0 in dead rows"""
 
 
 @on_cpu

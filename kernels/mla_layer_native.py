@@ -8,10 +8,11 @@ from torch import Tensor
 
 from . import mla_layer as in_torch
 from .by_device import reference
-from .mla_layer import MlaLayer, PagedRows
+from .mla_layer import MlaLayer
 from .native.layers import FLOATS, native_step, takes_step
 from .native.library import are_plain, function
 from .native.panels import can_pack, panels_of
+from .paged_step import PagedRows
 
 _LAYER = function("mla_decode_layer", "pppppiip")
 _MATRICES = ("first", "q_norm", "q_b", "kv_norm", "absorb_keys", "absorb_values", "out")
@@ -19,7 +20,7 @@ _SIZES = ("hidden", "query_width", "heads", "nope", "rank", "rope", "v")
 
 
 class _Layer(ctypes.Structure):
-    """`MlaLayer` of `decode_layers.cpp`."""
+    """`MlaLayer` of `decode_layers.h`."""
 
     _fields_ = (
         *((name, FLOATS) for name in _MATRICES),
@@ -38,15 +39,13 @@ _DESCRIBED: WeakKeyDictionary[MlaLayer, _Described | None] = WeakKeyDictionary()
 
 def mla_decode_layer(x: Tensor, pool: Tensor, layer: MlaLayer, step: PagedRows) -> Tensor:
     """Write the tokens' KV and attend."""
-    if layer not in _DESCRIBED:
-        _DESCRIBED[layer] = _describe(layer)
-    described = _DESCRIBED[layer]
-    if described is None or not (are_plain(x, pool) and x.is_contiguous() and takes_step(step)):
+    own = described(layer)
+    if own is None or not (are_plain(x, pool) and x.is_contiguous() and takes_step(step)):
         return reference(in_torch.mla_decode_layer)(x, pool, layer, step)
     out = torch.empty_like(x)
     blocks = pool.stride()
     _LAYER(
-        ctypes.addressof(described[0]),
+        ctypes.addressof(own),
         ctypes.addressof(pointed := native_step(step)),
         x.data_ptr(),
         pool.data_ptr(),
@@ -57,6 +56,14 @@ def mla_decode_layer(x: Tensor, pool: Tensor, layer: MlaLayer, step: PagedRows) 
     )
     del pointed
     return out
+
+
+def described(layer: MlaLayer) -> ctypes.Structure | None:
+    """Return the layer in C, which lives as long as `layer`; None where a weight is not taken."""
+    if layer not in _DESCRIBED:
+        _DESCRIBED[layer] = _describe(layer)
+    found = _DESCRIBED[layer]
+    return None if found is None else found[0]
 
 
 def _describe(layer: MlaLayer) -> _Described | None:

@@ -36,6 +36,7 @@ class HttpAnswer(msgspec.Struct, frozen=True, kw_only=True):
 async def record(url: str, path: str, body: object) -> HttpAnswer:
     """Post JSON on a connection of its own; return the whole answer. Raises `RecordingError`."""
     address = urlsplit(url)
+    host, port = address.hostname or "", address.port or 80
     content = msgspec.json.encode(body)
     head = (
         f"POST {path} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: application/json\r\n"
@@ -44,7 +45,7 @@ async def record(url: str, path: str, body: object) -> HttpAnswer:
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            transport, recorder = await loop.create_connection(_Recorder, address.hostname, address.port)
+            transport, recorder = await loop.create_connection(_Recorder, host, port)
         transport.write(head.encode() + content)
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
             return read_answer(await recorder.pieces)

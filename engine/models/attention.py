@@ -10,7 +10,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ...kernels.mla_layer import PagedRows
+from ...kernels.gqa_layer import GqaLayer
+from ...kernels.mla_layer import MlaLayer
+from ...kernels.paged_step import PagedStep
 from ...kvtransfer.layout import KvFormat
 from ..batch import DecodeBatch, PrefillBatch
 from .decode_window import DecodeWindow, WindowStep
@@ -31,7 +33,7 @@ class PrefillStep:
     context_rows: list[Tensor]
     """For each sequence, rows of its cached context in layer 0; each further layer adds `layer_rows`"""
     layer_rows: int
-    ends: "PagedStep | None" = None
+    ends: PagedStep | None = None
     """The rows with wanted logits as those of a decode step, where attention reads blocks: in the last layer
     no other row has to attend"""
 
@@ -80,27 +82,6 @@ class DecodeStep:
         return torch.empty_like(joined).index_copy_(0, torch.cat([g.members for g in self.groups]), joined)
 
 
-@dataclass(frozen=True, slots=True)
-class PagedStep:
-    """What all layers of a decode step share where attention reads block tables by itself.
-
-    No shape depends on lengths, and dead rows take part: B is the size of the bucket, as a CUDA graph needs.
-    """
-
-    turns: Tensor
-    """[B, dim / 2] complex64"""
-    token_rows: list[Tensor]
-    """For each layer, rows of the pool that the tokens' KV goes to; those of the null block in dead rows"""
-    tables: Tensor
-    """[B, M] int32"""
-    lengths: Tensor
-    """[B] int32, 0 in dead rows"""
-
-    def rows_of(self, layer: int) -> PagedRows:
-        """What one layer needs of it."""
-        return PagedRows(layer, self.token_rows[layer], self.turns, self.tables, self.lengths)
-
-
 class Geometry(Protocol):
     """The cache of one kind of attention."""
 
@@ -131,6 +112,11 @@ class Attention(Protocol):
     What prompts go through is cut in three: `enter` and `leave` take tokens one by one, and only
     `attend_prompts` between them knows of sequences.
     """
+
+    @property
+    def weights(self) -> MlaLayer | GqaLayer:
+        """What a decode step computes with."""
+        ...
 
     def enter(self, x: Tensor, pool: Tensor, turns: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Project, rotate, write the KV to `rows` of the pool: [T, hidden] to queries and KV, [T, ...]."""

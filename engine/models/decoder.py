@@ -3,14 +3,16 @@
 import torch
 from torch import Tensor
 
+from ...kernels.decode_stack import decode_stack
 from ...kernels.linear import multiply
+from ...kernels.paged_step import PagedStep
 from ...kernels.rms_norm import add_rms_norm, rms_norm
 from ...kvtransfer.layout import KvLayout
 from ..batch import DecodeBatch, PrefillBatch
 from .attention import Geometry, PrefillStep
 from .config import ModelConfig
 from .halves import Pass, decode_halves, interleaved, joined, prefill_halves
-from .layer import DecoderWeights, Layer
+from .layer import DecoderWeights, Layer, stack_of
 from .mlp import Mlp, MoeMlp
 from .mtp import MtpLayer
 
@@ -47,6 +49,7 @@ class Decoder:
         self._is_paged = is_paged
         self._kv_dtype = kv_dtype or weights.embedding.dtype
         self._decode_step = geometry.paged_step if is_paged else geometry.decode_step
+        self._stack = stack_of(layers, weights.norm, config.rms_norm_eps)
 
     @property
     def moe_layers(self) -> list[MoeMlp]:
@@ -126,6 +129,8 @@ class Decoder:
     def _live_rows(self, batch: DecodeBatch, kv: Tensor) -> Tensor:
         step = self._geometry.decode_step(batch, kv, self._weights.rope)
         x, stream = self.embed(batch.token_ids[: batch.live])
+        if self._stack is not None and isinstance(step, PagedStep):
+            return decode_stack(x, stream, kv, self._stack, step)
         for index, layer in enumerate(self.layers):
             x = self.feed_forward(index, layer.attention.decode(x, kv, step, index), stream)
         return x

@@ -11,10 +11,11 @@ from ...kernels.gqa_layer import GqaLayer, gqa_decode_layer, gqa_project, gqa_pr
 from ...kernels.gqa_prefill import gqa_prefill_attention
 from ...kernels.kv_rows import gqa_token_rows, keys_then_values, table_block_rows, write_rows
 from ...kernels.linear import multiply
+from ...kernels.paged_step import PagedStep
 from ...kvtransfer.layout import KvFormat
 from ..batch import DecodeBatch, PrefillBatch
 from ..checkpoint.weights import Weights
-from .attention import DecodeGroup, DecodeStep, PagedStep, PrefillStep, decode_groups, ending_rows
+from .attention import DecodeGroup, DecodeStep, PrefillStep, decode_groups, ending_rows
 from .config import GqaConfig, ModelConfig
 from .decode_window import DecodeWindow
 
@@ -80,10 +81,9 @@ class GqaGeometry:
 
     def paged_step(self, batch: DecodeBatch, pool: Tensor, table: Tensor) -> PagedStep:
         """Prepare a decode step whose shapes only the bucket decides."""
-        rows = gqa_token_rows(batch.slots, self._layers, self.kv_heads, pool.shape[4])
         return PagedStep(
             turns=table.index_select(0, batch.positions).unsqueeze(1),
-            token_rows=list(rows.unbind(0)),
+            token_rows=gqa_token_rows(batch.slots, self._layers, self.kv_heads, pool.shape[4]),
             tables=batch.block_tables,
             lengths=batch.context_lens,
         )
@@ -108,7 +108,7 @@ class GqaAttention:
     """One layer."""
 
     def __init__(self, layer: GqaLayer) -> None:
-        self._layer = layer
+        self.weights = layer
 
     def prefill(self, x: Tensor, pool: Tensor, step: PrefillStep, layer: int) -> Tensor:
         """Write the chunk's KV and attend."""
@@ -126,31 +126,31 @@ class GqaAttention:
             query_starts=step.query_starts,
             context_lens=step.context_lens,
             context_rows=step.context_rows_of(layer),
-            scale=self._layer.scale,
+            scale=self.weights.scale,
         )
 
     def leave(self, attended: Tensor) -> Tensor:
         """Project what heads have attended to."""
-        return multiply(attended, self._layer.out)
+        return multiply(attended, self.weights.out)
 
     def decode(self, x: Tensor, pool: Tensor, step: DecodeStep | PagedStep, layer: int) -> Tensor:
         """Write the tokens' KV and attend."""
         if isinstance(step, PagedStep):
-            return gqa_decode_layer(x, pool, self._layer, step.rows_of(layer))
+            return gqa_decode_layer(x, pool, self.weights, step.rows_of(layer))
         q, kv = self.enter(x, pool, step.turns, step.token_rows[layer])
         step.note(layer, kv.flatten(0, 1))
 
         def attend(queries: Tensor, group: DecodeGroup) -> Tensor:
-            return gqa_decode_attention(queries, group.read(layer), group.mask, scale=self._layer.scale)
+            return gqa_decode_attention(queries, group.read(layer), group.mask, scale=self.weights.scale)
 
         return self.leave(step.attend(q, attend).flatten(1))
 
     def write(self, x: Tensor, pool: Tensor, turns: Tensor, rows: Tensor) -> None:
         """Write the tokens' KV without attending."""
-        write_rows(pool, rows, gqa_project_kv(x, self._layer, turns).flatten(0, 1))
+        write_rows(pool, rows, gqa_project_kv(x, self.weights, turns).flatten(0, 1))
 
     def enter(self, x: Tensor, pool: Tensor, turns: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Queries [tokens, heads, dim]; keys, then values, [tokens, 2 * kv_heads, dim], now in the cache."""
-        q, kv = gqa_project(x, self._layer, turns)
+        q, kv = gqa_project(x, self.weights, turns)
         write_rows(pool, rows, kv.flatten(0, 1))
         return q, kv

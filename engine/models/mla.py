@@ -18,10 +18,11 @@ from ...kernels.mla_layer import (
     mla_project,
 )
 from ...kernels.mla_prefill import MlaExpansion, mla_prefill_attention
+from ...kernels.paged_step import PagedStep
 from ...kvtransfer.layout import KvFormat
 from ..batch import DecodeBatch, PrefillBatch
 from ..checkpoint.weights import Weights
-from .attention import DecodeGroup, DecodeStep, PagedStep, PrefillStep, decode_groups, ending_rows
+from .attention import DecodeGroup, DecodeStep, PrefillStep, decode_groups, ending_rows
 from .config import MlaConfig, ModelConfig
 from .decode_window import DecodeWindow
 from .rope_table import softmax_scale
@@ -84,7 +85,7 @@ class MlaGeometry:
         """Prepare a decode step whose shapes only the bucket decides."""
         return PagedStep(
             turns=table.index_select(0, batch.positions),
-            token_rows=list(mla_token_rows(batch.slots, self._layers, pool.shape[2]).unbind(0)),
+            token_rows=mla_token_rows(batch.slots, self._layers, pool.shape[2]),
             tables=batch.block_tables,
             lengths=batch.context_lens,
         )
@@ -119,7 +120,7 @@ class MlaAttention:
     """One layer: prefill expands latents, decode absorbs the expansion into queries and outputs."""
 
     def __init__(self, layer: MlaLayer, expansion: MlaExpansion) -> None:
-        self._layer = layer
+        self.weights = layer
         self._expansion = expansion
 
     def prefill(self, x: Tensor, pool: Tensor, step: PrefillStep, layer: int) -> Tensor:
@@ -129,14 +130,14 @@ class MlaAttention:
 
     def enter(self, x: Tensor, pool: Tensor, turns: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Queries [tokens, heads, qk_head_dim] and cache entries [tokens, latent_dim], now in the cache."""
-        q, entries = mla_project(x, self._layer, turns)
+        q, entries = mla_project(x, self.weights, turns)
         write_rows(pool, rows, entries)
         return q, entries
 
     def write(self, x: Tensor, pool: Tensor, turns: Tensor, rows: Tensor) -> None:
         """Write the tokens' KV without attending."""
-        entries = multiply_columns(x, self._layer.first, self._layer.query_width)
-        mla_finish(entries, self._layer, turns)
+        entries = multiply_columns(x, self.weights.first, self.weights.query_width)
+        mla_finish(entries, self.weights, turns)
         write_rows(pool, rows, entries)
 
     def attend_prompts(self, q: Tensor, new: Tensor, pool: Tensor, step: PrefillStep, layer: int) -> Tensor:
@@ -148,22 +149,22 @@ class MlaAttention:
             query_starts=step.query_starts,
             context_rows=step.context_rows_of(layer),
             expansion=self._expansion,
-            scale=self._layer.scale,
+            scale=self.weights.scale,
         )
 
     def leave(self, attended: Tensor) -> Tensor:
         """Project what heads have attended to."""
-        return multiply(attended, self._layer.out)
+        return multiply(attended, self.weights.out)
 
     def decode(self, x: Tensor, pool: Tensor, step: DecodeStep | PagedStep, layer: int) -> Tensor:
         """Write the tokens' KV and attend."""
         if isinstance(step, PagedStep):
-            return mla_decode_layer(x, pool, self._layer, step.rows_of(layer))
+            return mla_decode_layer(x, pool, self.weights, step.rows_of(layer))
         q, entries = self.enter(x, pool, step.turns, step.token_rows[layer])
         step.note(layer, entries)
-        rank, scale = self._expansion.weight.shape[0], self._layer.scale
+        rank, scale = self._expansion.weight.shape[0], self.weights.scale
 
         def attend(latent_q: Tensor, group: DecodeGroup) -> Tensor:
             return mla_decode_attention(latent_q, group.read(layer)[0], group.mask, rank=rank, scale=scale)
 
-        return mla_expand(step.attend(mla_absorb(q, self._layer), attend), self._layer)
+        return mla_expand(step.attend(mla_absorb(q, self.weights), attend), self.weights)

@@ -1,16 +1,15 @@
 """The feed-forward halves of a layer: a gated MLP, and a mixture of experts with shared ones beside it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ...kernels.gate import Routing, gate_sigmoid_grouped, gate_softmax_grouped
+from ...kernels.decode_stack import DenseWeights, MoeWeights
+from ...kernels.gate import Gate
 from ...kernels.linear import Weight, gated_mlp, multiply
-from ...kernels.moe.backend import Begun, MoeBackend
+from ...kernels.moe.backend import Begun, LocalMoe, MoeBackend
 from ...kernels.moe.experts import ExpertWeights
 from ...kernels.moe.replicas import ReplicaTable
 from ..checkpoint.weights import Weights
@@ -37,9 +36,10 @@ class Mlp(Protocol):
         """Compute [tokens, hidden] of the like; rows marked in `dead`, [tokens, 1], may hold anything."""
         ...
 
-
-Route = Callable[..., Routing]
-"""Router logits [tokens, experts] to weights and ids."""
+    @property
+    def own_weights(self) -> DenseWeights | MoeWeights | None:
+        """All that the MLP computes with; None where that is not all here or in a GPU's form."""
+        ...
 
 
 class DenseMlp:
@@ -47,8 +47,7 @@ class DenseMlp:
 
     def __init__(self, gate_up: Weight, down: Weight) -> None:
         """Take `[hidden, 2 * width]` and `[width, hidden]`."""
-        self._gate_up = gate_up
-        self._down = down
+        self.own_weights = DenseWeights(gate_up, down)
 
     @classmethod
     def read(cls, weights: Weights, prefix: str, hidden: int, width: int) -> "DenseMlp":
@@ -59,7 +58,7 @@ class DenseMlp:
 
     def __call__(self, x: Tensor, dead: Tensor | None = None) -> Tensor:
         """Apply the MLP."""
-        return gated_mlp(x, self._gate_up, self._down)
+        return gated_mlp(x, self.own_weights.gate_up, self.own_weights.down)
 
 
 class MoeMlp:
@@ -68,19 +67,19 @@ class MoeMlp:
     def __init__(
         self,
         router: Tensor,
-        route: Route,
+        gate: Gate,
         experts: ExpertWeights,
         shared: DenseMlp | None,
         *,
         backend: MoeBackend,
         replicas: ReplicaTable | None = None,
     ) -> None:
-        """Take the router's matrix `[hidden, experts]` in float32 and what its logits are routed by.
+        """Take the router's matrix `[hidden, experts]` in float32 and how its logits are routed.
 
         replicas  which slots hold the experts; absent: expert `e` is in slot `e`
         """
         self._router = router
-        self._route = route
+        self._gate = gate
         self.experts = experts
         self.replicas = replicas
         self._shared = shared
@@ -96,8 +95,16 @@ class MoeMlp:
         if moe.shared_intermediate_size:
             shared = DenseMlp.read(weights, f"{prefix}.shared_experts", hidden, moe.shared_intermediate_size)
         replicas = first_replicas(moe, share.slots, share.owned, router.device)
-        route = _route(weights, prefix, moe)
-        return cls(router.t().contiguous(), route, experts, shared, backend=share.backend, replicas=replicas)
+        gate = _gate(weights, prefix, moe)
+        return cls(router.t().contiguous(), gate, experts, shared, backend=share.backend, replicas=replicas)
+
+    @property
+    def own_weights(self) -> MoeWeights | None:
+        """What the MLP computes with, where all of it is here."""
+        if self.replicas is not None or not isinstance(self._backend, LocalMoe):
+            return None
+        shared = None if self._shared is None else self._shared.own_weights
+        return MoeWeights(self._router, self._gate, self.experts, shared)
 
     def take_experts(self, experts: ExpertWeights, replicas: ReplicaTable | None) -> None:
         """Own other experts from now on."""
@@ -121,7 +128,7 @@ class MoeMlp:
         return combining() if shared is None else combining().add_(shared)
 
     def _begin(self, x: Tensor, dead: Tensor | None = None) -> Begun:
-        weights, ids = self._route(multiply(x.float(), self._router))
+        weights, ids = self._gate(multiply(x.float(), self._router))
         if dead is not None:
             ids = ids.masked_fill_(dead, -1)
         if self.replicas is not None:
@@ -154,14 +161,12 @@ def first_replicas(moe: MoeConfig, slots: int, owned: range, device: torch.devic
     return ReplicaTable(moe.num_experts, slots, offset=owned.start, device=device)
 
 
-def _route(weights: Weights, prefix: str, moe: MoeConfig) -> Route:
+def _gate(weights: Weights, prefix: str, moe: MoeConfig) -> Gate:
+    bias = None
     if moe.scoring is Scoring.SIGMOID_GROUPED:
         bias = weights.tensor(f"{prefix}.gate.e_score_correction_bias", (moe.num_experts,), torch.float32)
-        route: Route = partial(gate_sigmoid_grouped, bias=bias)
-    else:
-        route = gate_softmax_grouped
-    return partial(
-        route,
+    return Gate(
+        bias,
         top_k=moe.top_k,
         num_groups=moe.num_groups,
         top_groups=moe.top_groups,

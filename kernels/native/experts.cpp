@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "feed_forward.h"
 #include "product.h"
 #include "rows.h"
 
@@ -101,4 +102,19 @@ extern "C" void routed_experts(const float *x, int64_t x_stride, const int64_t *
             }
         }
     });
+}
+
+void feed_forward(const FeedForward &mlp, const float *x, int64_t rows, int64_t hidden, float *out, int64_t threads) {
+    if (!mlp.router) return gated_mlp(x, rows, mlp.gate_up, mlp.down, hidden, mlp.width, out, threads);
+    const std::unique_ptr<float[]> room(new float[rows * (mlp.experts + mlp.top_k + hidden)]);
+    const std::unique_ptr<int64_t[]> ids(new int64_t[rows * mlp.top_k]);
+    float *logits = room.get(), *weights = logits + rows * mlp.experts, *shared = weights + rows * mlp.top_k;
+    shared_product(threads, {x, hidden}, {mlp.router, hidden, mlp.experts}, logits, mlp.experts, rows);
+    route(logits, mlp.bias, weights, ids.get(), rows, mlp.experts, mlp.top_k, mlp.groups, mlp.top_groups,
+          mlp.normalises, static_cast<float>(mlp.scale));
+    routed_experts(x, hidden, ids.get(), 0, weights, rows, mlp.top_k, mlp.experts, mlp.gate_up, mlp.down, hidden,
+                   mlp.width, out, threads);
+    if (!mlp.shared_gate_up) return;
+    gated_mlp(x, rows, mlp.shared_gate_up, mlp.shared_down, hidden, mlp.shared_width, shared, threads);
+    for (int64_t i = 0; i < rows * hidden; i++) out[i] += shared[i];
 }

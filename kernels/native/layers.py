@@ -1,21 +1,36 @@
-"""What the layers of `decode_layers.cpp` take: structures of addresses and sizes."""
+"""What the layers of `decode_layers.h` take: structures of addresses and sizes."""
 
 import ctypes
 
 import torch
+from torch import Tensor
 
-from ..mla_layer import PagedRows
+from ..paged_step import PagedRows
 
 FLOATS = ctypes.c_void_p
 
 
 class NativeStep(ctypes.Structure):
-    """`Step` of `decode_layers.cpp`."""
+    """`Step` of `decode_layers.h`."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("token_rows", "turns", "tables", "lengths")),
         *((name, ctypes.c_int64) for name in ("table_stride", "batch", "threads")),
     )
+
+
+class NativePool(ctypes.Structure):
+    """`Pool` of `decode_stack.cpp`."""
+
+    _fields_ = (
+        ("values", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("layer_stride", "block_stride", "block_tokens")),
+    )
+
+    @classmethod
+    def of(cls, pool: Tensor) -> "NativePool":
+        """Point to a pool, `[blocks, layers, ..., block_tokens, values]`, which the caller keeps alive."""
+        return cls(pool.data_ptr(), pool.stride(1), pool.stride(0), pool.shape[-2])
 
 
 def native_step(step: PagedRows) -> NativeStep:

@@ -29,7 +29,7 @@ PROCESSOR_FLAGS = {"AVX512": ("-march=x86-64-v4",), "AVX2": ("-march=x86-64-v3",
 """By what torch finds; what has neither is compiled for the compiler's default."""
 COMPILE_TIMEOUT_S = 600.0
 
-KINDS: dict[str, Any] = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}
+KINDS: dict[str, Any] = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float, "d": ctypes.c_double}
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,8 @@ def compile_sources(command: list[str], target: Path) -> None:
 def function(name: str, kinds: str) -> Callable[..., Any]:
     """Return a function of the library.
 
-    kinds  one letter an argument: p an address, i an integer, f a float; all return an integer or nothing
+    kinds  one letter an argument: p an address, i an integer, f a float, d a double; all return an integer
+           or nothing
     """
     compiled = library()
     if compiled is None:

@@ -12,16 +12,23 @@ from baton.bench.gpu.cases import attention, elementwise, moe
 from baton.bench.gpu.error import TOLERANCE, relative_error
 from baton.kernels.attention import attend
 from baton.kernels.by_device import NATIVE, native, reference
-from baton.kernels.gate import gate_sigmoid_grouped, gate_softmax_grouped
+from baton.kernels.decode_stack import DenseWeights, MoeWeights, Stack, StackLayer, decode_stack
+from baton.kernels.gate import Gate, gate_sigmoid_grouped, gate_softmax_grouped
 from baton.kernels.gqa_layer import GqaLayer, gqa_decode_layer
 from baton.kernels.linear import gated_mlp
-from baton.kernels.mla_layer import MlaLayer, PagedRows, mla_decode_layer
+from baton.kernels.mla_layer import MlaLayer, mla_decode_layer
 from baton.kernels.moe.experts import ExpertWeights
 from baton.kernels.moe.routed import routed_experts
 from baton.kernels.native.library import library
+from baton.kernels.paged_step import PagedRows, PagedStep
 
 pytestmark = pytest.mark.skipif(library() is None, reason="no C++ compiler")
 F32, BF16 = torch.float32, torch.bfloat16
+HIDDEN, LAYERS = 40, 2
+RANK, ROPE = 20, 8
+"""Of latent attention"""
+KV_HEADS, HEAD_DIM = 2, 20
+"""Of grouped attention"""
 
 
 def assert_equal(case: Case) -> None:
@@ -104,42 +111,49 @@ def test_gqa_decode(  # noqa: PLR0917
 @pytest.mark.parametrize("query_rank", [0, 24])
 @pytest.mark.parametrize("batch", [1, 3, 9])
 def test_a_layer_of_latent_attention(batch: int, query_rank: int) -> None:
-    normal, hidden, heads, nope, rope, rank, v = make().normal, 40, 3, 16, 8, 20, 12
-    queries = heads * (nope + rope)
-    layer = MlaLayer(
-        first=normal(hidden, (query_rank or queries) + rank + rope, scale=hidden**-0.5),
-        q_norm=normal(query_rank) if query_rank else None,
-        q_b=normal(query_rank, queries, scale=query_rank**-0.5) if query_rank else None,
-        kv_norm=normal(rank),
-        absorb_keys=normal(heads, nope, rank, scale=nope**-0.5),
-        absorb_values=normal(heads, rank, v, scale=rank**-0.5),
-        out=normal(heads * v, hidden),
-        eps=1e-6,
-        scale=0.3,
-    )
-    pool = normal(1 + 2 * batch, 2, 8, rank + rope)
+    pool = make().normal(1 + 2 * batch, LAYERS, 8, RANK + ROPE)
+    x, rows = make().normal(batch, HIDDEN), paged_step(batch, pool, ROPE, 1).rows_of(1)
 
-    assert_layers_agree(
-        mla_decode_layer, normal(batch, hidden), pool, layer, paged_rows(batch, pool, rope, 1)
-    )
+    assert_layers_agree(mla_decode_layer, x, pool, latent_attention(query_rank), rows)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 9])
 def test_a_layer_of_grouped_attention(batch: int) -> None:
-    normal, hidden, heads, kv_heads, dim = make().normal, 40, 6, 2, 20
-    layer = GqaLayer(
-        qkv=normal(hidden, (heads + 2 * kv_heads) * dim, scale=hidden**-0.5),
-        qk_norm=normal(heads + kv_heads, dim),
-        out=normal(heads * dim, hidden),
-        kv_heads=kv_heads,
-        eps=1e-6,
-        scale=0.3,
-    )
-    pool = normal(1 + 2 * batch, 2, 2, kv_heads, 8, dim)
+    pool = make().normal(1 + 2 * batch, LAYERS, 2, KV_HEADS, 8, HEAD_DIM)
+    x, rows = make().normal(batch, HIDDEN), paged_step(batch, pool, HEAD_DIM, 2 * KV_HEADS).rows_of(1)
 
-    assert_layers_agree(
-        gqa_decode_layer, normal(batch, hidden), pool, layer, paged_rows(batch, pool, dim, 2 * kv_heads)
-    )
+    assert_layers_agree(gqa_decode_layer, x, pool, grouped_attention(), rows)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 9])
+@pytest.mark.parametrize("is_latent", [False, True])
+def test_all_layers_in_one_call(is_latent: bool, batch: int) -> None:
+    if is_latent:
+        pool, dim, planes = make().normal(1 + 2 * batch, LAYERS, 8, RANK + ROPE), ROPE, 1
+    else:
+        pool, dim = make().normal(1 + 2 * batch, LAYERS, 2, KV_HEADS, 8, HEAD_DIM), HEAD_DIM
+        planes = 2 * KV_HEADS
+    step, (native_pool, torch_pool) = paged_step(batch, pool, dim, planes), (pool.clone(), pool.clone())
+    x, native_stream, torch_stream = (make().normal(batch, HIDDEN) for _ in range(3))
+    kept, layers = x.clone(), stack(latent_attention(24) if is_latent else grouped_attention())
+
+    actual = native_of(decode_stack)(x, native_stream, native_pool, layers, step)
+
+    expected = reference(decode_stack)(x, torch_stream, torch_pool, layers, step)
+    assert torch.equal(x, kept)
+    assert relative_error(actual, expected) <= TOLERANCE[F32]
+    assert relative_error(native_stream, torch_stream) <= TOLERANCE[F32]
+    assert relative_error(native_pool, torch_pool) <= TOLERANCE[F32]
+
+
+def test_layers_of_weights_that_are_not_taken_run_one_by_one() -> None:
+    pool = make().normal(7, LAYERS, 8, RANK + ROPE)
+    step, layers = paged_step(3, pool, ROPE, 1), stack(latent_attention(0), experts_owned=range(2, 4))
+    x, stream = make().normal(3, HIDDEN), make().normal(3, HIDDEN)
+
+    actual = native_of(decode_stack)(x, stream.clone(), pool.clone(), layers, step)
+
+    assert torch.equal(actual, reference(decode_stack)(x, stream, pool, layers, step))
 
 
 @pytest.mark.parametrize("sigmoid", [False, True])
@@ -208,16 +222,62 @@ def test_a_nan_reaches_what_it_is_part_of_and_nothing_else() -> None:
     assert out.isnan().any(-1)[0, 0].tolist() == [row >= 30 for row in range(40)]
 
 
-def paged_rows(batch: int, pool: Tensor, dim: int, planes: int) -> PagedRows:
-    """The second layer; sequences of 3, 7, 11, ... tokens in blocks of 8, the last of them new."""
-    layers, block_tokens = pool.shape[1], 8
+def latent_attention(query_rank: int) -> MlaLayer:
+    normal, heads, nope, v = make().normal, 3, 16, 12
+    queries = heads * (nope + ROPE)
+    return MlaLayer(
+        first=normal(HIDDEN, (query_rank or queries) + RANK + ROPE, scale=HIDDEN**-0.5),
+        q_norm=normal(query_rank) if query_rank else None,
+        q_b=normal(query_rank, queries, scale=query_rank**-0.5) if query_rank else None,
+        kv_norm=normal(RANK),
+        absorb_keys=normal(heads, nope, RANK, scale=nope**-0.5),
+        absorb_values=normal(heads, RANK, v, scale=RANK**-0.5),
+        out=normal(heads * v, HIDDEN),
+        eps=1e-6,
+        scale=0.3,
+    )
+
+
+def grouped_attention() -> GqaLayer:
+    normal, heads = make().normal, 6
+    return GqaLayer(
+        qkv=normal(HIDDEN, (heads + 2 * KV_HEADS) * HEAD_DIM, scale=HIDDEN**-0.5),
+        qk_norm=normal(heads + KV_HEADS, HEAD_DIM),
+        out=normal(heads * HEAD_DIM, HIDDEN),
+        kv_heads=KV_HEADS,
+        eps=1e-6,
+        scale=0.3,
+    )
+
+
+def stack(attention: MlaLayer | GqaLayer, experts_owned: range = range(6)) -> Stack:
+    """A layer with one MLP, then one with experts."""
+    normal, width = make().normal, 24
+
+    def gated(width: int) -> DenseWeights:
+        return DenseWeights(
+            normal(HIDDEN, 2 * width, scale=HIDDEN**-0.5), normal(width, HIDDEN, scale=width**-0.5)
+        )
+
+    gate = Gate(normal(6), top_k=2, num_groups=3, top_groups=2, normalise=True, scale=2.5)
+    mixture = MoeWeights(
+        normal(HIDDEN, 6, scale=HIDDEN**-0.5), gate, experts(experts_owned, HIDDEN, width), gated(20)
+    )
+    mlps: tuple[DenseWeights | MoeWeights, ...] = (gated(32), mixture)
+    return Stack(tuple(StackLayer(attention, normal(HIDDEN), mlp, normal(HIDDEN)) for mlp in mlps), 1e-6)
+
+
+def paged_step(batch: int, pool: Tensor, dim: int, planes: int) -> PagedStep:
+    """Sequences of 3, 7, 11, ... tokens in blocks of 8, the last of them new."""
+    block_tokens = 8
     lengths = torch.arange(batch).mul(4).add(3).clamp(max=2 * block_tokens)
     tables = (make().order(2 * batch) + 1).view(batch, 2)
     blocks = tables[torch.arange(batch), (lengths - 1) // block_tokens]
-    first = ((blocks * layers + 1) * planes * block_tokens + (lengths - 1) % block_tokens).unsqueeze(1)
-    rows = (first + torch.arange(planes) * block_tokens).flatten()
+    layers = torch.arange(LAYERS).unsqueeze(1)
+    first = (blocks * LAYERS + layers) * planes * block_tokens + (lengths - 1) % block_tokens
+    rows = (first.unsqueeze(2) + torch.arange(planes) * block_tokens).flatten(1)
     turns = torch.polar(torch.ones(1), make().normal(batch, dim // 2, scale=3.0))
-    return PagedRows(1, rows, turns.unsqueeze(1) if planes > 1 else turns, tables.int(), lengths.int())
+    return PagedStep(turns.unsqueeze(1) if planes > 1 else turns, rows, tables.int(), lengths.int())
 
 
 def assert_layers_agree(

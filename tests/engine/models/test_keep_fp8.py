@@ -10,6 +10,7 @@ from baton.bench.gpu.error import relative_error
 from baton.engine.models import Model, load_model
 from baton.engine.models.decoder import Decoder
 from baton.kernels.linear import Fp8Weight
+from baton.kernels.mla_layer import MlaLayer
 from support.checkpoint_files import Storage
 from support.checkpoints import make_deepseek_v3
 from support.model_scenario import play
@@ -46,9 +47,10 @@ def test_weights_stay_as_published_where_they_fit_the_kernels(folder: Path) -> N
     [moe] = model.moe_layers
     assert moe.experts.scales is not None
     assert moe.experts.gate_up.dtype is torch.float8_e4m3fn
-    attention = model.layers[0].attention
-    assert isinstance(attention._layer.first, Fp8Weight)
-    assert isinstance(attention._layer.out, Fp8Weight)
+    attention = model.layers[0].attention.weights
+    assert isinstance(attention, MlaLayer)
+    assert isinstance(attention.first, Fp8Weight)
+    assert isinstance(attention.out, Fp8Weight)
 
 
 def errors(actual: dict[str, Tensor], reference: Model) -> list[float]:
