@@ -49,12 +49,18 @@ class Generation:
     @property
     def complete(self) -> bool:
         """Whether all that belongs in the answer is here."""
-        return all(progress.complete for progress in self.progresses)
+        for progress in self.progresses:  # noqa: SIM110  asked for every token, where a generator costs more
+            if not progress.complete:
+                return False
+        return True
 
     @property
     def awaits_offer(self) -> bool:
         """Whether only the hand-over's parameters are missing."""
-        return not self.complete and all(progress.choices_ended for progress in self.progresses)
+        for progress in self.progresses:
+            if not progress.choices_ended:
+                return False
+        return not self.complete
 
     async def next_deltas(self) -> list[Delta]:
         """Wait for the engine and return what it added. Raises `ApiError` when the request failed."""
@@ -68,7 +74,8 @@ class Generation:
             if delta is not None:
                 deltas.append(delta)
                 self._frontend.metrics.observe_tokens(progress, before, now)
-            self._follow_up(progress)
+            if progress.aborts or progress.choices_ended:
+                self._follow_up(progress)
         return deltas
 
     def closing(self) -> Closing:

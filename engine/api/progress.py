@@ -95,7 +95,7 @@ class ChoiceProgress:
             if place == last and output.stop_token_id is not None and not self._options.include_stop:
                 continue
             text = self._detokenizer.push(token_id)
-            if self.completion_tokens <= self._min_tokens:
+            if not self._options.stops or self.completion_tokens <= self._min_tokens:
                 shown += text
                 continue
             cut = self._stops.push(text)
@@ -132,23 +132,21 @@ class PromptProgress:
         self.arrived_at = arrived_at
         self.first_token_at: float | None = None
         self.last_token_at: float | None = None
-        self._done = False
-
-    @property
-    def wants_offer(self) -> bool:
+        transfer = generate.kv_transfer
+        self.wants_offer = transfer is not None and transfer.do_remote_decode
         """Whether the answer is complete only with the hand-over's parameters."""
-        transfer = self.generate.kv_transfer
-        return transfer is not None and transfer.do_remote_decode
+        self._open_choices = generate.n
+        self._done = False
 
     @property
     def choices_ended(self) -> bool:
         """Whether no choice will add anything."""
-        return all(choice.ended for choice in self.choices)
+        return self._open_choices == 0
 
     @property
     def complete(self) -> bool:
         """Whether all that belongs in the answer is here."""
-        return self.choices_ended and (self._done or not self.wants_offer)
+        return self._open_choices == 0 and (self._done or not self.wants_offer)
 
     @property
     def completion_tokens(self) -> int:
@@ -177,8 +175,10 @@ class PromptProgress:
             self.first_token_at = self.first_token_at if self.first_token_at is not None else now
             self.last_token_at = now
         delta = choice.advance(output)
-        if delta.finish_reason is not None and output.finish is None:
-            self._abort_choice(output.choice)
+        if delta.finish_reason is not None:
+            self._open_choices -= 1
+            if output.finish is None:
+                self._abort_choice(output.choice)
         return delta
 
     def _abort_choice(self, choice: int) -> None:
