@@ -8,6 +8,8 @@
 #include "product.h"
 #include "rows.h"
 
+constexpr int64_t FEW = 4;  // rows of a task between products
+
 // One product a head, shared out: a head's columns of `left` lie `left_step` apart, those of `target` `step`.
 static void shared_by_head(int64_t threads, int64_t heads, Matrix left, int64_t left_step, const Panels &right,
                            float *target, int64_t stride, int64_t step, int64_t rows) {
@@ -36,7 +38,7 @@ extern "C" void mla_decode_layer(const MlaLayer *layer, const Step *step, const 
     const paged::Cache cache{place, place, block_stride, width, block_tokens};
     const Panels keys{own.absorb_keys, own.nope, own.rank}, expansion{own.absorb_values, own.rank, own.v};
     shared_product(threads, {x, own.hidden}, {own.first, own.hidden, wide}, first, wide, batch);
-    for (int64_t row = 0; row < batch; row++) {
+    const auto enter = [&](int64_t row) {
         float *entry = first + row * wide + own.query_width;
         normalise(entry, own.kv_norm, entry, own.rank, eps);
         turn_interleaved(entry + own.rank, step->turns + row * own.rope, own.rope / 2);
@@ -45,7 +47,10 @@ extern "C" void mla_decode_layer(const MlaLayer *layer, const Step *step, const 
             normalise(first + row * wide, own.q_norm, normed + row * own.query_width, own.query_width, eps);
         else
             std::memcpy(q + row * queries, first + row * wide, queries * sizeof(float));
-    }
+    };
+    team::share_runs(threads, batch, FEW, [&](int64_t from, int64_t last) {
+        for (int64_t row = from; row < last; row++) enter(row);
+    });
     if (own.q_norm)
         shared_product(threads, {normed, own.query_width}, {own.q_b, own.query_width, queries}, q, queries, batch);
     shared_by_head(threads, heads, {q, queries}, qk, keys, absorbed, heads * width, width, batch);
@@ -75,7 +80,7 @@ extern "C" void gqa_decode_layer(const GqaLayer *layer, const Step *step, const 
     const paged::Shape shape{batch, own.kv_heads, own.heads / own.kv_heads, dim, dim, wide, head_stride};
     const paged::Cache cache{place, place + own.kv_heads * head_stride, block_stride, dim, block_tokens};
     shared_product(threads, {x, own.hidden}, {own.qkv, own.hidden, wide}, qkv, wide, batch);
-    for (int64_t row = 0; row < batch; row++) {
+    const auto enter = [&](int64_t row) {
         float *own_row = qkv + row * wide;
         for (int64_t head = 0; head < turned; head++) {
             float *values = own_row + head * dim;
@@ -85,7 +90,10 @@ extern "C" void gqa_decode_layer(const GqaLayer *layer, const Step *step, const 
         for (int64_t plane = 0; plane < kv; plane++)
             std::memcpy(pool + step->token_rows[row * kv + plane] * dim, own_row + (own.heads + plane) * dim,
                         dim * sizeof(float));
-    }
+    };
+    team::share_runs(threads, batch, FEW, [&](int64_t first, int64_t last) {
+        for (int64_t row = first; row < last; row++) enter(row);
+    });
     paged::decode(qkv, shape, cache, step->tables, step->table_stride, step->lengths, static_cast<float>(own.scale),
                   mixed, threads);
     shared_product(threads, {mixed, own.heads * dim}, {own.out, own.heads * dim, own.hidden}, out, own.hidden, batch);

@@ -26,11 +26,12 @@ struct Rows {
 
 static void find(Rows &rows, const Cache &cache, const int32_t *table, int64_t start, int64_t end) {
     rows.count = static_cast<int>(std::min<int64_t>(KEYS, end - start));
+    int64_t entry = start / cache.block_tokens, offset = start % cache.block_tokens;
     for (int i = 0; i < rows.count; i++) {
-        const int64_t token = start + i, block = table[token / cache.block_tokens];
-        const int64_t place = block * cache.block_stride + token % cache.block_tokens * cache.token_stride;
+        const int64_t place = table[entry] * cache.block_stride + offset * cache.token_stride;
         rows.keys[i] = cache.keys + place;
         rows.values[i] = cache.values + place;
+        if (++offset == cache.block_tokens) offset = 0, entry++;
     }
 }
 

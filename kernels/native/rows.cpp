@@ -10,7 +10,7 @@ namespace {
 INLINE float sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
 
 constexpr int64_t EXPERTS = 1024;
-constexpr int64_t MANY = 64;  // rows of a task; fewer are not worth waking other threads for
+constexpr int64_t MANY = 16;  // rows of a task; fewer are not worth sharing
 
 // The largest of those not yet taken, the first of equal ones; a NaN counts as larger than nothing.
 INLINE int64_t best(const float *scores, const bool *taken, int64_t count) {
