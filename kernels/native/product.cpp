@@ -23,6 +23,7 @@ static void tile(Matrix left, const float *panel, int64_t depth, float *target, 
 #pragma GCC unroll 4
         for (int j = 0; j < WIDE; j++) row[j] = load(panel + k * PANEL + j * LANES);
         __builtin_prefetch(ahead.from + k * ahead.step, 0, 2);
+        __builtin_prefetch(ahead.from + k * ahead.step + 64, 0, 2);  // a lone tile's step is two lines
 #pragma GCC unroll 12
         for (int i = 0; i < ROWS; i++)
 #pragma GCC unroll 4
