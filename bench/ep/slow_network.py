@@ -3,8 +3,10 @@
 Ranks are processes of one machine and all its cores compute, so that no thread may stand in for the network's
 cards: it would get its turn late, and take it from what computes. Here rows go to memory that the ranks
 share. Who sends copies them to where each receiver wants them and notes when; who receives waits until the
-delay after the last rank sent, and reads them there. What a card would do is kept short: no operation of
-torch, of which each takes 0.1 ms and more where attention has filled the caches.
+delay after the last rank sent, and reads them there. It looks all the time, as libraries do that speak to
+cards: a rank has its core for itself, and a core that sleeps wakes up late, its caches and its turn taken by
+others. What a card would do is kept short: no operation of torch, of which each takes 0.1 ms and more where
+attention has filled the caches.
 
 Exchanges do not queue behind each other: two in flight at once are late together, not one after the other.
 """
@@ -26,8 +28,6 @@ SLOTS = 8
 """More than the exchanges between one and the next but two: by then who received its rows has used them"""
 ROOM_BYTES = 1 << 20
 """What one rank may send another at once"""
-LOOK_S = 50e-6
-"""Between two looks whether all have sent"""
 
 
 class Medium(msgspec.Struct, frozen=True):
@@ -93,10 +93,10 @@ class SlowCollectives(TorchCollectives):
 
         def receive() -> Tensor:
             while self._sent[slot, :, 0].min() < number:
-                time.sleep(LOOK_S)
-            left_ns = int(self._sent[slot, :, 1].max()) + delay_ns - time.monotonic_ns()
-            if left_ns > 0:
-                time.sleep(left_ns / 1e9)
+                pass
+            arrives_ns = int(self._sent[slot, :, 1].max()) + delay_ns
+            while time.monotonic_ns() < arrives_ns:
+                pass
             return arrival
 
         return receive
