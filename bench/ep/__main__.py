@@ -120,7 +120,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--delay-ms", type=float, default=5.0, help="of each exchange, for the overlap")
     parser.add_argument("--rows", type=int, help="decode rows of a rank; absent: as many as suit the delay")
     parser.add_argument("--context", type=int, default=192, help="tokens of each row, for the overlap")
-    parser.add_argument("--steps", type=int, default=28, help="steps of each kind, for the overlap")
+    parser.add_argument("--steps", type=int, default=60, help="steps of each kind, for the overlap")
     return parser.parse_args()
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from ...cli.free_port import free_ports
+from ...engine.host_memory import keep_freed_memory
 
 LOOPBACK = "127.0.0.1"
 
@@ -51,6 +52,7 @@ def on_torchrun(device: str, measurement: Measurement, *arguments: Any) -> Any:
 def _rank(rank: int, size: int, port: int, results: Any, call: tuple[Measurement, Any]) -> None:
     measurement, arguments = call
     torch.set_num_threads(1)
+    keep_freed_memory()  # as a worker does
     dist.init_process_group("gloo", init_method=f"tcp://{LOOPBACK}:{port}", rank=rank, world_size=size)
     result = measurement(dist.group.WORLD, *arguments)
     if rank == 0:

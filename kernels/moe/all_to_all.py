@@ -38,10 +38,9 @@ class AllToAllBatched(BatchedTokens):
     """
 
     def carry(self, x: Tensor, ids: Tensor, weights: Tensor) -> Pending[Carried]:
-        """Start to fill all slots."""
+        """Start to fill all slots: with fixed shapes, each rank is sent all tokens."""
         tokens, size = x.shape[0], self._collectives.size
-        packed = pack(TokenRows(x, ids, weights))
-        arriving = self._collectives.all_to_all(packed.repeat(size, 1))
+        arriving = self._collectives.all_gather(pack(TokenRows(x, ids, weights)))
 
         def send_back(sums: Tensor) -> Pending[Tensor]:
             returning = self._collectives.all_to_all(sums)

@@ -86,6 +86,8 @@ class TorchCollectives:
 
     def all_gather(self, rows: Tensor) -> Pending[Tensor]:
         """Concatenate the rows of all ranks."""
+        if self._device.type == "cpu":  # gloo's own takes up to half as long again on four ranks
+            return self.all_to_all(rows.expand(self.size, *rows.shape).flatten(0, 1))
         out = rows.new_empty(rows.shape[0] * self.size, *rows.shape[1:])
         return _result(out, all_gather_single(out, rows.contiguous(), group=self._group, async_op=True))
 

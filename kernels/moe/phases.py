@@ -44,7 +44,8 @@ class PhasedMoe:
         if missing:
             x, weights = (pad(rows, (0, 0, 0, missing)) for rows in (x, weights))
             ids = pad(ids, (0, 0, 0, missing), value=-1)
-        return PaddedBegun(self.decode.begin(x, ids, weights, experts), live)
+        begun = self.decode.begin(x, ids, weights, experts)
+        return PaddedBegun(begun, live) if missing else begun
 
 
 @dataclass(frozen=True, slots=True)
