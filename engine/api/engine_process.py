@@ -5,9 +5,9 @@ that happens, so the child can end too. It runs in a session of its own, because
 must reach the frontend alone, which drains before it ends the engine.
 
 Its compute threads sleep while they wait for each other. By default they spin, and where anything else wants
-a core, a thread that spins keeps it from the very thread it waits for (`docs/engine-speed.md`). And its memory comes in
-huge pages where the system has them for those who ask: a decode step on a CPU reads all weights, and looking
-up where each 4 KiB of them lie takes as long as reading them.
+a core, a thread that spins keeps it from the very thread it waits for (`docs/engine-speed.md`). And its
+memory comes in huge pages where the system has them for those who ask: a decode step on a CPU reads all
+weights, and looking up where each 4 KiB of them lie takes as long as reading them.
 """
 
 import asyncio
