@@ -2,10 +2,11 @@
 
 The prefill leg gets the same fields with a few replaced; the decode leg gets the client's very bytes with
 prefill's `kv_transfer_params` spliced in before the last brace. Floats, unknown fields and odd Unicode are
-thus the worker's to judge. No I/O.
+thus the worker's to judge. Long bodies are split in C (`top_level.c`) where that was compiled. No I/O.
 """
 
 import json
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -29,6 +30,8 @@ PREFILL_DROPS: Final = ("stream_options", "min_tokens", "best_of")
 """Fields that contradict one token unstreamed; the decode leg validates and applies them."""
 SPLICED_BYTES: Final = 16 * 1024
 """A body from this size on is sent in pieces; of a smaller one a copy costs less."""
+SPLIT_IN_C_BYTES: Final = 4 * 1024
+"""A body from this size on is split in C; a shorter one takes msgspec no longer."""
 TEXT_BYTES_PER_TOKEN: Final = 4
 _BESIDE_TEXT: Final = ("logprobs", "return_token_ids", "use_beam_search", "prompt_logprobs")
 """Fields that ask for more than text."""
@@ -41,6 +44,18 @@ _PROMPTS: Final = (b'"', b"[", b"{")
 """How the first item of a list of prompts begins."""
 EXPLAINED_BYTES = 1024 * 1024
 """A longer bad body is refused without looking for the field at fault."""
+
+
+def _split_in_c() -> Callable[[bytes], dict[str, msgspec.Raw] | None] | None:
+    """Return what splits an object as `_fields` does, or gives up; None where it was not compiled."""
+    try:
+        from .top_level import split  # noqa: PLC0415
+    except ImportError:
+        return None
+    return split
+
+
+_split: Final = _split_in_c()
 
 
 class BodyError(ValueError):
@@ -58,16 +73,8 @@ class RequestBody:
 
     def __init__(self, raw: bytes) -> None:
         """Split `raw`. Raises `BodyError` unless it is a JSON object."""
-        try:
-            self._fields = _fields.decode(raw)
-        except msgspec.ValidationError as error:
-            raise BodyError(bad_request("the request body must be a JSON object")) from error
-        except msgspec.DecodeError as error:
-            raise BodyError(_explain(raw, error)) from error
-        except RecursionError as error:
-            raise BodyError(bad_request("the request body is nested too deeply")) from error
-        except UnicodeDecodeError as error:
-            raise BodyError(bad_request("the request body is not UTF-8")) from error
+        fields = _split(raw) if _split is not None and len(raw) >= SPLIT_IN_C_BYTES else None
+        self._fields = fields if fields is not None else _decoded(raw)
         # A client must not name the host that a decode worker pulls KV from.
         if self._fields.pop(KV_FIELD, None) is not None:
             raw = _encode(self._fields)
@@ -198,6 +205,20 @@ class RequestBody:
     def _says(self, name: str) -> bool:
         raw = self._fields.get(name)
         return raw is not None and bytes(raw) not in (b"null", b"false")
+
+
+def _decoded(raw: bytes) -> dict[str, msgspec.Raw]:
+    """Return the fields of an object. Raises `BodyError` for anything else."""
+    try:
+        return _fields.decode(raw)
+    except msgspec.ValidationError as error:
+        raise BodyError(bad_request("the request body must be a JSON object")) from error
+    except msgspec.DecodeError as error:
+        raise BodyError(_explain(raw, error)) from error
+    except RecursionError as error:
+        raise BodyError(bad_request("the request body is nested too deeply")) from error
+    except UnicodeDecodeError as error:
+        raise BodyError(bad_request("the request body is not UTF-8")) from error
 
 
 def _explain(raw: bytes, error: msgspec.DecodeError) -> ApiError:

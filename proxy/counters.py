@@ -1,6 +1,5 @@
 """What the hot path counts: plain integers and lists, read by `metrics.py` when somebody asks. No I/O."""
 
-from bisect import bisect_left
 from typing import Final
 
 SECONDS: Final[tuple[float, ...]] = (
@@ -23,6 +22,7 @@ SECONDS: Final[tuple[float, ...]] = (
     300.0,
 )
 """Upper bounds of the buckets, in seconds."""
+BOUNDS: Final = len(SECONDS)
 
 
 class Histogram:
@@ -31,13 +31,17 @@ class Histogram:
     __slots__ = ("counts", "total_s")
 
     def __init__(self) -> None:
-        self.counts = [0] * (len(SECONDS) + 1)
+        self.counts = [0] * (BOUNDS + 1)
         """One more than there are bounds: the last has none."""
         self.total_s = 0.0
 
     def observe(self, seconds: float) -> None:
         """Count one duration."""
-        self.counts[bisect_left(SECONDS, seconds)] += 1
+        # Most are short, and compiled a few comparisons cost a third of a call that bisects.
+        place = 0
+        while place < BOUNDS and SECONDS[place] < seconds:
+            place += 1
+        self.counts[place] += 1
         self.total_s += seconds
 
 

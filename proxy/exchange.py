@@ -215,16 +215,18 @@ class Exchange:
 
     def _run(self, commands: list[Command]) -> None:
         for command in commands:
-            match command:
-                case SendPrefill() | SendDecode() | SendBoth():
+            match command:  # the usual ones first: each look at a type costs
+                case SendPrefill() | SendDecode():
                     self._send(command)
                 case Relay():
                     self._relay()
                 case _:
                     self._run_rare(command)
 
-    def _run_rare(self, command: RelayLastAnswer | Refuse | TellBroken | Abort | Probe) -> None:
+    def _run_rare(self, command: SendBoth | RelayLastAnswer | Refuse | TellBroken | Abort | Probe) -> None:
         match command:
+            case SendBoth():
+                self._send(command)
             case RelayLastAnswer():
                 self._relay_last_answer()
             case Refuse():

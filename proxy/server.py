@@ -209,7 +209,7 @@ async def _serve(config: ProxyConfig, place: Place | None) -> str | None:
         set_at_end(sys.stdin.fileno(), stop)
     try:
         async with running_proxy(config, place) as proxy, asyncio.TaskGroup() as tasks:
-            _spare_the_collector()
+            spare_the_collector()
             _report("listening", host=proxy.host, port=proxy.port)
             reporter = tasks.create_task(_report_readiness(proxy), name="report readiness")
             await stop.wait()
@@ -232,7 +232,7 @@ def set_at_end(pipe: int, event: asyncio.Event) -> None:
     loop.add_reader(pipe, ended)
 
 
-def _spare_the_collector() -> None:
+def spare_the_collector() -> None:
     """Have garbage that refers to itself looked for less often, and not among what stays anyway.
 
     A request leaves no such garbage behind; looking for it took a tenth of the time that one costs.

@@ -1,6 +1,7 @@
 """Compiles what the proxy runs for every request to machine code, in place: `make compiled`.
 
-Beside the modules the relay in C is compiled, which has no other form: without it legs relay by themselves.
+Beside the modules two parts in C are compiled: the relay, without which legs relay by themselves, and what
+splits long bodies in place of msgspec.
 
 The modules are what they were: the same sources run uncompiled where no compiler is, or once `make
 uncompiled` has taken the compiled ones away. A compiled module hides its source, so both have to be made
@@ -51,11 +52,11 @@ def build(extensions: list[Extension], folder: Path) -> None:
     command.run()
 
 
-def native_relay() -> Extension:
-    """Return the relay in C."""
-    source = Path("baton", "proxy", "chunk_relay.c")
+def in_c(name: str) -> Extension:
+    """Return one of the parts in C."""
+    source = Path("baton", "proxy", f"{name}.c")
     warnings = ["-O2", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
-    return Extension("baton.proxy.chunk_relay", [str(source)], extra_compile_args=warnings)
+    return Extension(f"baton.proxy.{name}", [str(source)], extra_compile_args=warnings)
 
 
 def remove() -> None:
@@ -64,11 +65,11 @@ def remove() -> None:
         library.unlink()
 
 
-def compile_native_relay(folder: Path) -> Path:
-    """Compile the relay alone, in a folder of its own; return the library."""
+def compile_in_c(name: str, folder: Path) -> Path:
+    """Compile one of the parts in C alone, in a folder of its own; return the library."""
     (folder / "baton").symlink_to(ROOT)
     with contextlib.chdir(folder):
-        build([native_relay()], Path("lib"))
+        build([in_c(name)], Path("lib"))
     [library] = (folder / "lib").glob("**/*.so")
     return library
 
@@ -95,8 +96,9 @@ def compile_all() -> None:
             # Its functions call each other by name, and nobody means to put others in their place.
             extension.extra_compile_args.append("-fno-semantic-interposition")
             extension.extra_link_args.append("-Wl,-Bsymbolic-functions")
+        extensions.append(in_c("top_level"))
         if sys.platform == "linux":  # it waits by epoll
-            extensions.append(native_relay())
+            extensions.append(in_c("chunk_relay"))
         build(extensions, Path("lib"))
         remove()
         for library in (folder / "lib" / "baton").glob("**/*.so"):

@@ -26,7 +26,7 @@ import uvloop
 from ...proxy.config import ProxyConfig, WorkerAddress
 from ...proxy.front import ClientConnection
 from ...proxy.routing.fleet import Role
-from ...proxy.server import Proxy, running_proxy
+from ...proxy.server import Proxy, running_proxy, spare_the_collector
 from ...proxy.upstream import Connection
 from .compiled import Ports, compile_program, running_mock_fleet
 from .cores import share_cores
@@ -154,6 +154,7 @@ async def run(workload: Workload, arguments: argparse.Namespace) -> None:
         answers = await record(fleet.ports, body)
         async with running_proxy(config) as proxy:
             await proxy.until_ready(complete=True)
+            spare_the_collector()
             requests = Requests(proxy, body, answers)
             await _blocks(requests, 2)
             if arguments.instructions:

@@ -30,7 +30,7 @@ from .pair_cost_config import PairCostConfig
 from .policy import Decision, may_split
 from .pools import EXACT, PoolView, PoolViews
 from .prefix_index import PrefixMatch
-from .prices import DecodeTerms, Leg, Need, PrefillTerms, price_decode, price_prefill, work_scale
+from .prices import Leg, Need, price_decode, price_prefill, work_scale
 from .view import RequestView
 from .why import Row, Why
 
@@ -44,6 +44,8 @@ GONE: Final = 0.05
 it: one long prompt that was evicted is felt by all who decode for seconds."""
 PAIRED: Final = 3
 """So many of the cheapest of either leg are paired with each other."""
+NOT_PRICED: Final[dict[int, tuple[float, float, float, float]]] = {}
+"""Terms of no worker; never added to."""
 
 
 class _Offer:
@@ -59,8 +61,8 @@ class _Offer:
         self.view = view
         self.prefill = Leg(view.prefill, match)
         self.decode = Leg(view.decode, match)
-        self.prefill_terms: dict[int, PrefillTerms] = {}
-        self.decode_terms: dict[int, DecodeTerms] = {}
+        self.prefill_terms = NOT_PRICED
+        self.decode_terms = NOT_PRICED
         self.alone: dict[int, tuple[float, ...]] = {}
         """Terms of the decode workers that were priced by themselves."""
         self.transfers: dict[int, dict[int, float]] = {}

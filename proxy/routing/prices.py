@@ -4,11 +4,15 @@ Each function prices all workers of a decision in one loop: most of what a decis
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from .load import Team
 from .pair_cost_config import Scales
 from .pools import LegView
 from .prefix_index import PrefixMatch
+
+NONE_HELD: Final[dict[int, int]] = {}
+"""What is held of a prompt that nobody has a part of; never added to."""
 
 
 class Need:
@@ -60,7 +64,7 @@ class Leg:
         """Of those that are doubted, in seconds."""
         self.leaving_s = 0.0
         """What it costs not to be served where the request's session was, if that is possible."""
-        self.depths: dict[int, int] = {}
+        self.depths = NONE_HELD
         """Of those that hold anything, how many chunks of the prompt."""
 
     def look_up(self, places: Sequence[int]) -> None:

@@ -1,4 +1,4 @@
-"""The proxy's tests run on the event loop that the proxy runs on. Some compile its relay in C first."""
+"""The proxy's tests run on the event loop that the proxy runs on. Some compile its parts in C first."""
 
 import asyncio
 import importlib.util
@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 import uvloop
 
-from baton.tools.compile_proxy import compile_native_relay
+from baton.tools.compile_proxy import compile_in_c
 
 
 def pytest_asyncio_loop_factories(
@@ -27,12 +27,22 @@ def chunk_relay(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     """The relay in C, compiled from the source that stands there."""
     if sys.platform != "linux":
         pytest.skip("no epoll")
+    return _compiled("chunk_relay", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def top_level(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """What splits bodies in C, likewise."""
+    return _compiled("top_level", tmp_path_factory)
+
+
+def _compiled(name: str, folders: pytest.TempPathFactory) -> ModuleType:
     if shutil.which(os.environ.get("CC", "cc")) is None:
         pytest.skip("no C compiler")
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
         pytest.skip("no headers of Python's")
-    library = compile_native_relay(tmp_path_factory.mktemp("native"))
-    spec = importlib.util.spec_from_file_location("baton.proxy.chunk_relay", library)
+    library = compile_in_c(name, folders.mktemp(name))
+    spec = importlib.util.spec_from_file_location(f"baton.proxy.{name}", library)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
