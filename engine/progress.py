@@ -7,10 +7,11 @@ from .sequence import Request, Sequence
 
 def finish_reason(sequence: Sequence, max_model_len: int) -> FinishReason | None:
     """Return why the sequence ends with its last token; None when it goes on."""
-    sampling, generated = sequence.request.generate.sampling, sequence.generated
-    if sequence.tokens[-1] in sampling.stop_token_ids and generated > sampling.min_tokens:
+    generate, tokens = sequence.request.generate, sequence.tokens
+    sampling, generated = generate.sampling, len(tokens) - len(generate.prompt_token_ids)
+    if tokens[-1] in sampling.stop_token_ids and generated > sampling.min_tokens:
         return FinishReason.STOP
-    if generated >= sampling.max_tokens or len(sequence.tokens) >= max_model_len:
+    if generated >= sampling.max_tokens or len(tokens) >= max_model_len:
         return FinishReason.LENGTH
     return None
 

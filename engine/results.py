@@ -1,5 +1,6 @@
 """What a step's draws mean: tokens appended, trunks forked, choices ended. Pure; `scheduler` calls it."""
 
+import operator
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
@@ -90,25 +91,23 @@ class StepResults:
 
     def _append_all(self, sequence: Sequence, draw: Draw) -> None:
         """Append a draw and what it has in `then`, whose KV was computed in the same step."""
-        scheduler, guessed = self._scheduler, sequence.drafts
-        taken, finish = [draw], self._append(sequence, draw)
+        token_ids, logprobs, finish = [draw.token_id], [draw.logprob], self._append(sequence, draw)
         for following in draw.then:
             if finish is not None:
                 break
             sequence.num_computed += 1
-            scheduler.cache.publish(sequence)
-            taken.append(following)
+            self._scheduler.cache.publish(sequence)
+            token_ids.append(following.token_id)
+            logprobs.append(following.logprob)
             finish = self._append(sequence, following)
-        if guessed:
-            right = sum(t.token_id == guess for t, guess in zip(taken, guessed, strict=False))
-            scheduler.counters.count_drafts(len(guessed), right)
+        if sequence.drafts:
+            right = sum(map(operator.eq, token_ids, sequence.drafts))
+            self._scheduler.counters.count_drafts(len(sequence.drafts), right)
         sequence.drafts = list(draw.drafts)
-        self._outputs.append(
-            tokens_output(sequence, [t.token_id for t in taken], [t.logprob for t in taken], finish)
-        )
+        self._outputs.append(tokens_output(sequence, token_ids, logprobs, finish))
         if finish is not None:
-            self._firsts += scheduler.settle(sequence, self._now)
-            scheduler.close(sequence)
+            self._firsts += self._scheduler.settle(sequence, self._now)
+            self._scheduler.close(sequence)
 
     def _append(self, sequence: Sequence, draw: Draw) -> FinishReason | None:
         sequence.tokens.append(draw.token_id)

@@ -32,10 +32,9 @@ def gqa_token_rows(slots: Tensor, layers: int, kv_heads: int, block_tokens: int)
     returns  [layers, tokens * 2 * kv_heads]    int64; keys of all heads, then values, token by token
     """
     planes = 2 * kv_heads
-    blocks, offsets = slots // block_tokens, slots % block_tokens
-    first = blocks * (layers * planes * block_tokens) + offsets
-    rows = first.unsqueeze(1) + torch.arange(planes, device=slots.device) * block_tokens
-    return rows.flatten() + _layer_steps(slots, layers, planes * block_tokens)
+    first = slots + (slots // block_tokens) * ((layers * planes - 1) * block_tokens)
+    steps = torch.arange(0, layers * planes * block_tokens, block_tokens, device=slots.device)
+    return (first.unsqueeze(1) + steps.view(layers, 1, planes)).flatten(1)
 
 
 def table_block_rows(tables: Tensor, layers: int, planes: int) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from ...cli.free_port import free_ports
+from ...engine.api.engine_process import SURROUNDINGS
 from ...engine.host_memory import keep_freed_memory
 
 LOOPBACK = "127.0.0.1"
@@ -18,7 +19,12 @@ Measurement = Callable[..., Any]
 
 
 def on_ranks(size: int, measurement: Measurement, *arguments: Any) -> Any:
-    """Run a measurement on `size` gloo ranks here and return rank 0's result."""
+    """Run a measurement on `size` gloo ranks here and return rank 0's result.
+
+    They get the surroundings of an engine process.
+    """
+    for name, value in SURROUNDINGS.items():
+        os.environ.setdefault(name, value)
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     port = free_ports(1)[0]
