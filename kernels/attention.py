@@ -48,6 +48,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float, causal: bool) -> tu
     return out, logs
 
 
+def joined(attended: list[Tensor], like: Tensor, width: int) -> Tensor:
+    """Put the sequences' rows, `[tokens, width]` each, one behind the other; a lone one's stay as they are."""
+    if len(attended) == 1:
+        return attended[0]
+    return torch.cat(attended) if attended else like.new_empty(0, width)
+
+
 @by_device
 def merge_attention(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Combine two results of `attend` over disjoint keys.

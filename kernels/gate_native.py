@@ -8,7 +8,7 @@ from .by_device import reference
 from .gate import Gate, Routing
 from .native.library import are_plain, function
 
-_ROUTE = function("route", "ppppiiiiiif")
+_ROUTE = function("route", "ppppiiiiiifi")
 _MOST_EXPERTS = function("route_most_experts", "")
 
 
@@ -64,6 +64,6 @@ def _route(logits: Tensor, gate: Gate) -> Routing:
     _ROUTE(
         logits.data_ptr(), None if gate.bias is None else gate.bias.data_ptr(), weights.data_ptr(),
         ids.data_ptr(), tokens, experts, gate.top_k, gate.num_groups, gate.top_groups, int(gate.normalise),
-        gate.scale,
+        gate.scale, torch.get_num_threads(),
     )  # fmt: skip
     return weights, ids

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .attention import attend, merge_attention
+from .attention import attend, joined, merge_attention
 from .kv_rows import read_rows
 
 CONTEXT_PIECE_BLOCKS = 64
@@ -30,7 +30,7 @@ def gqa_prefill_attention(
     context_rows  [sequences] of [2 * kv_heads, blocks] int64, rows of the pool as [-1, block_tokens * dim]
     returns       [tokens, heads * dim]
     """
-    out = torch.empty_like(q)
+    attended = []
     for sequence, rows in enumerate(context_rows):
         chunk = slice(query_starts[sequence], query_starts[sequence + 1])
         queries = _grouped(q[chunk], k).permute(1, 2, 0, 3)
@@ -41,8 +41,8 @@ def gqa_prefill_attention(
             keys, values = _context(pool, piece, left, q)
             result = merge_attention(attend(queries, keys, values, scale=scale, causal=False), result)
             left -= keys.shape[1]
-        _grouped(out[chunk], k).copy_(result[0].permute(2, 0, 1, 3))
-    return out.flatten(1)
+        attended.append(result[0].permute(2, 0, 1, 3).flatten(1))
+    return joined(attended, q, q.shape[1] * q.shape[2])
 
 
 def _grouped(x: Tensor, k: Tensor) -> Tensor:

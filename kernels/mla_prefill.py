@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .attention import attend, merge_attention
+from .attention import attend, joined, merge_attention
 from .kv_rows import read_rows
 from .linear import multiply
 
@@ -47,7 +47,7 @@ def mla_prefill_attention(
     returns       [tokens, heads * v_dim]
     """
     keys, values = _expand(entries, expansion)
-    out = q.new_empty(q.shape[0], expansion.heads, expansion.v_dim)
+    attended = []
     for sequence, rows in enumerate(context_rows):
         chunk = slice(query_starts[sequence], query_starts[sequence + 1])
         queries = q[chunk].transpose(0, 1).unsqueeze(1)
@@ -57,8 +57,8 @@ def mla_prefill_attention(
             k, v = _expand(read_rows(pool, piece, entries.shape[-1]).to(q.dtype), expansion)
             part = attend(queries, k.transpose(0, 1), v.transpose(0, 1), scale=scale, causal=False)
             result = merge_attention(part, result)
-        out[chunk] = result[0].squeeze(1).transpose(0, 1)
-    return out.flatten(1)
+        attended.append(result[0].squeeze(1).transpose(0, 1).flatten(1))
+    return joined(attended, q, expansion.heads * expansion.v_dim)
 
 
 def _expand(entries: Tensor, expansion: MlaExpansion) -> tuple[Tensor, Tensor]:

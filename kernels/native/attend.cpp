@@ -7,7 +7,7 @@
 
 namespace {
 
-constexpr int64_t QUERIES = 8 * TALL;  // whole tiles of a product; scores of a block stay in the second-level cache
+constexpr int64_t QUERIES = 4 * TALL;  // whole tiles of a product; scores of a block stay in the second-level cache
 constexpr int64_t KEYS = 256;
 
 struct Block {
@@ -46,9 +46,9 @@ extern "C" int64_t attend_widest() { return 512; }
 // q [kv_heads, group, queries, width] and out alike by strides, out as wide as values; logs [kv_heads, group,
 // queries] dense; keys [kv_heads, keys, width], values [kv_heads, keys, value_width] by strides
 extern "C" void attend(const float *q, const int64_t *q_strides, const float *k, const int64_t *k_strides,
-                       const float *v, const int64_t *v_strides, float *out, float *logs, int64_t kv_heads,
-                       int64_t group, int64_t queries, int64_t keys, int64_t width, int64_t value_width, float factor,
-                       int64_t is_causal, int64_t threads) {
+                       const float *v, const int64_t *v_strides, float *out, const int64_t *out_strides,
+                       float *logs, int64_t kv_heads, int64_t group, int64_t queries, int64_t keys, int64_t width,
+                       int64_t value_width, float factor, int64_t is_causal, int64_t threads) {
     const int64_t pieces = (keys + KEYS - 1) / KEYS, blocks = (queries + QUERIES - 1) / QUERIES;
     // A product reads panels: of keys turned over, then of values, piece by piece.
     const int64_t key_room = Panels{nullptr, width, KEYS}.size();
@@ -72,8 +72,9 @@ extern "C" void attend(const float *q, const int64_t *q_strides, const float *k,
         std::fill(block->largest, block->largest + count, -INFINITY);
         std::fill(block->total, block->total + count, 0.0f);
         const int64_t place = (head * group + member) * queries + first, seen = is_causal ? first + count : keys;
-        float *to = out + place * value_width;
-        std::memset(to, 0, count * value_width * sizeof(float));
+        const int64_t step = out_strides[2];
+        float *to = out + head * out_strides[0] + member * out_strides[1] + first * step;
+        for (int64_t i = 0; i < count; i++) std::fill(to + i * step, to + i * step + value_width, 0.0f);
         for (int64_t start = 0; start < seen; start += KEYS) {
             const float *piece = packed.get() + (head * pieces + start / KEYS) * room;
             const int64_t held = std::min(KEYS, keys - start), wanted = std::min(KEYS, seen - start);
@@ -82,12 +83,12 @@ extern "C" void attend(const float *q, const int64_t *q_strides, const float *k,
             for (int64_t i = 0; i < count; i++) {
                 const int64_t sees = (is_causal ? first + i + 1 : keys) - start;
                 const float shrink = weigh(block->scores + i * KEYS, sees, used, block->largest[i], block->total[i]);
-                if (start && shrink != 1.0f) scale(to + i * value_width, shrink, value_width);
+                if (start && shrink != 1.0f) scale(to + i * step, shrink, value_width);
             }
-            product({block->scores, KEYS}, {piece + key_room, wanted, value_width, held}, to, value_width, count, true);
+            product({block->scores, KEYS}, {piece + key_room, wanted, value_width, held}, to, step, count, true);
         }
         for (int64_t i = 0; i < count; i++) {
-            scale(to + i * value_width, 1.0f / block->total[i], value_width);
+            scale(to + i * step, 1.0f / block->total[i], value_width);
             logs[place + i] = block->largest[i] + std::log(block->total[i]);
         }
     });

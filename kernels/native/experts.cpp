@@ -111,7 +111,7 @@ void feed_forward(const FeedForward &mlp, const float *x, int64_t rows, int64_t 
     float *logits = room.get(), *weights = logits + rows * mlp.experts, *shared = weights + rows * mlp.top_k;
     shared_product(threads, {x, hidden}, {mlp.router, hidden, mlp.experts}, logits, mlp.experts, rows);
     route(logits, mlp.bias, weights, ids.get(), rows, mlp.experts, mlp.top_k, mlp.groups, mlp.top_groups,
-          mlp.normalises, static_cast<float>(mlp.scale));
+          mlp.normalises, static_cast<float>(mlp.scale), threads);
     routed_experts(x, hidden, ids.get(), 0, weights, rows, mlp.top_k, mlp.experts, mlp.gate_up, mlp.down, hidden,
                    mlp.width, out, threads);
     if (!mlp.shared_gate_up) return;

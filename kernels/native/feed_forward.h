@@ -20,7 +20,7 @@ extern "C" void add_rms_norm(const float *x, float *residual, const float *weigh
 
 extern "C" void route(const float *logits, const float *bias, float *weights, int64_t *ids, int64_t tokens,
                       int64_t experts, int64_t top_k, int64_t groups, int64_t top_groups, int64_t normalises,
-                      float factor);
+                      float factor, int64_t threads);
 
 // x and out [rows, hidden] dense
 void feed_forward(const FeedForward &mlp, const float *x, int64_t rows, int64_t hidden, float *out, int64_t threads);

@@ -38,6 +38,31 @@ void close_groups(const float *scores, bool *taken, int64_t experts, int64_t gro
     for (int64_t expert = 0; expert < experts; expert++) taken[expert] = !chosen[expert / size];
 }
 
+// Routes one token.
+void route_token(const float *own, const float *bias, float *weights, int64_t *ids, int64_t experts, int64_t top_k,
+                 int64_t groups, int64_t top_groups, bool normalises, float factor) {
+    float scores[EXPERTS], choice[EXPERTS];
+    bool taken[EXPERTS] = {};
+    if (bias) {
+        for (int64_t e = 0; e < experts; e++) scores[e] = sigmoid(own[e]), choice[e] = scores[e] + bias[e];
+    } else {
+        const float most = *std::max_element(own, own + experts);
+        float total = 0;
+        for (int64_t e = 0; e < experts; e++) total += scores[e] = std::exp(own[e] - most);
+        for (int64_t e = 0; e < experts; e++) choice[e] = scores[e] /= total;
+    }
+    if (top_groups < groups) close_groups(choice, taken, experts, groups, top_groups, bias ? 2 : 1);
+    float total = 0;
+    for (int64_t k = 0; k < top_k; k++) {
+        const int64_t expert = best(choice, taken, experts);
+        taken[expert] = true;
+        ids[k] = expert;
+        total += weights[k] = scores[expert];
+    }
+    const float scale_by = (normalises ? 1.0f / (total + 1e-20f) : 1.0f) * (bias || !normalises ? factor : 1.0f);
+    scale(weights, scale_by, top_k);
+}
+
 }  // namespace
 
 extern "C" int64_t route_most_experts() { return EXPERTS; }
@@ -108,28 +133,10 @@ extern "C" void write_rows(float *pool, const int64_t *rows, const float *values
 // biased ones choose and a group counts as its best two; without: softmax, a group as its best.
 extern "C" void route(const float *logits, const float *bias, float *weights, int64_t *ids, int64_t tokens,
                       int64_t experts, int64_t top_k, int64_t groups, int64_t top_groups, int64_t normalises,
-                      float factor) {
-    float scores[EXPERTS], choice[EXPERTS];
-    for (int64_t token = 0; token < tokens; token++) {
-        const float *own = logits + token * experts;
-        bool taken[EXPERTS] = {};
-        if (bias) {
-            for (int64_t e = 0; e < experts; e++) scores[e] = sigmoid(own[e]), choice[e] = scores[e] + bias[e];
-        } else {
-            const float most = *std::max_element(own, own + experts);
-            float total = 0;
-            for (int64_t e = 0; e < experts; e++) total += scores[e] = std::exp(own[e] - most);
-            for (int64_t e = 0; e < experts; e++) choice[e] = scores[e] /= total;
-        }
-        if (top_groups < groups) close_groups(choice, taken, experts, groups, top_groups, bias ? 2 : 1);
-        float total = 0;
-        for (int64_t k = 0; k < top_k; k++) {
-            const int64_t expert = best(choice, taken, experts);
-            taken[expert] = true;
-            ids[token * top_k + k] = expert;
-            total += weights[token * top_k + k] = scores[expert];
-        }
-        const float scale_by = (normalises ? 1.0f / (total + 1e-20f) : 1.0f) * (bias || !normalises ? factor : 1.0f);
-        scale(weights + token * top_k, scale_by, top_k);
-    }
+                      float factor, int64_t threads) {
+    team::share_runs(threads, tokens, MANY, [&](int64_t first, int64_t last) {
+        for (int64_t token = first; token < last; token++)
+            route_token(logits + token * experts, bias, weights + token * top_k, ids + token * top_k, experts, top_k,
+                        groups, top_groups, normalises, factor);
+    });
 }
