@@ -49,7 +49,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float, causal: bool) -> tu
 
 
 def joined(attended: list[Tensor], like: Tensor, width: int) -> Tensor:
-    """Put the sequences' rows, `[tokens, width]` each, one behind the other; a lone one's stay as they are."""
+    """Put the sequences' rows, `[tokens, width]` each, one behind the other; a lone one stays."""
     if len(attended) == 1:
         return attended[0]
     return torch.cat(attended) if attended else like.new_empty(0, width)
