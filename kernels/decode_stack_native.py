@@ -1,7 +1,6 @@
 """`decode_stack.py` in C++."""
 
 import ctypes
-from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
@@ -13,6 +12,7 @@ from .gate_native import can_choose
 from .mla_layer import MlaLayer
 from .native.layers import FLOATS, NativePool, native_step, takes_step
 from .native.library import are_plain, function
+from .native.once import once_each
 from .native.panels import can_pack, panels_of
 from .paged_step import PagedStep
 
@@ -57,19 +57,14 @@ class _Described:
         return ctypes.addressof(structure)
 
 
-_DESCRIBED: WeakKeyDictionary[Stack, _Described | None] = WeakKeyDictionary()
-"""None where a weight is not taken"""
-
-
 def decode_stack(x: Tensor, stream: Tensor, pool: Tensor, stack: Stack, step: PagedStep) -> Tensor:
     """Compute all layers."""
-    if stack not in _DESCRIBED:
-        _DESCRIBED[stack] = _describe(stack)
-    described = _DESCRIBED[stack]
-    if described is None or not _takes(x, stream, pool, step):
+    described, rows = _describe(stack), step.rows_of(0)
+    dense = x.is_contiguous() and stream.is_contiguous() and pool.is_contiguous()
+    if described is None or not (dense and are_plain(x, stream, pool) and takes_step(rows)):
         return reference(in_torch.decode_stack)(x, stream, pool, stack, step)
     out = x.clone()
-    pointed = native_step(step.rows_of(0)), NativePool.of(pool)
+    pointed = native_step(rows), NativePool.of(pool)
     _STACK(
         ctypes.addressof(described.layers),
         len(stack.layers),
@@ -84,12 +79,9 @@ def decode_stack(x: Tensor, stream: Tensor, pool: Tensor, stack: Stack, step: Pa
     return out
 
 
-def _takes(x: Tensor, stream: Tensor, pool: Tensor, step: PagedStep) -> bool:
-    dense = x.is_contiguous() and stream.is_contiguous() and pool.is_contiguous()
-    return dense and are_plain(x, stream, pool) and takes_step(step.rows_of(0))
-
-
+@once_each
 def _describe(stack: Stack) -> _Described | None:
+    """Return the layers in C; None where a weight is not taken."""
     described = _Described(len(stack.layers))
     for place, layer in enumerate(stack.layers):
         if not _describe_layer(described, described.layers[place], layer):

@@ -1,7 +1,6 @@
 """`gqa_decode_layer` of `gqa_layer.py` in C++."""
 
 import ctypes
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -11,6 +10,7 @@ from .by_device import reference
 from .gqa_layer import GqaLayer
 from .native.layers import FLOATS, native_step, takes_step
 from .native.library import are_plain, function
+from .native.once import once_each
 from .native.panels import can_pack, panels_of
 from .paged_step import PagedRows
 
@@ -30,9 +30,6 @@ class _Layer(ctypes.Structure):
 
 _Described = tuple[_Layer, list[Tensor | None]]
 """A layer, and the tensors that it points to"""
-
-_DESCRIBED: WeakKeyDictionary[GqaLayer, _Described | None] = WeakKeyDictionary()
-"""None where a weight is not taken"""
 
 
 def gqa_decode_layer(x: Tensor, pool: Tensor, layer: GqaLayer, step: PagedRows) -> Tensor:
@@ -58,12 +55,11 @@ def gqa_decode_layer(x: Tensor, pool: Tensor, layer: GqaLayer, step: PagedRows) 
 
 def described(layer: GqaLayer) -> ctypes.Structure | None:
     """Return the layer in C, which lives as long as `layer`; None where a weight is not taken."""
-    if layer not in _DESCRIBED:
-        _DESCRIBED[layer] = _describe(layer)
-    found = _DESCRIBED[layer]
+    found = _describe(layer)
     return None if found is None else found[0]
 
 
+@once_each
 def _describe(layer: GqaLayer) -> _Described | None:
     qkv, out = layer.qkv, layer.out
     if not (isinstance(qkv, Tensor) and isinstance(out, Tensor) and can_pack(qkv, layer.qk_norm, out)):

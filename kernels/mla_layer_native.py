@@ -1,7 +1,6 @@
 """`mla_decode_layer` of `mla_layer.py` in C++."""
 
 import ctypes
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -11,6 +10,7 @@ from .by_device import reference
 from .mla_layer import MlaLayer
 from .native.layers import FLOATS, native_step, takes_step
 from .native.library import are_plain, function
+from .native.once import once_each
 from .native.panels import can_pack, panels_of
 from .paged_step import PagedRows
 
@@ -32,9 +32,6 @@ class _Layer(ctypes.Structure):
 
 _Described = tuple[_Layer, list[Tensor | None]]
 """A layer, and the tensors that it points to"""
-
-_DESCRIBED: WeakKeyDictionary[MlaLayer, _Described | None] = WeakKeyDictionary()
-"""None where a weight is not taken"""
 
 
 def mla_decode_layer(x: Tensor, pool: Tensor, layer: MlaLayer, step: PagedRows) -> Tensor:
@@ -60,12 +57,11 @@ def mla_decode_layer(x: Tensor, pool: Tensor, layer: MlaLayer, step: PagedRows) 
 
 def described(layer: MlaLayer) -> ctypes.Structure | None:
     """Return the layer in C, which lives as long as `layer`; None where a weight is not taken."""
-    if layer not in _DESCRIBED:
-        _DESCRIBED[layer] = _describe(layer)
-    found = _DESCRIBED[layer]
+    found = _describe(layer)
     return None if found is None else found[0]
 
 
+@once_each
 def _describe(layer: MlaLayer) -> _Described | None:
     matrices = [layer.first, layer.q_b, layer.absorb_keys, layer.absorb_values, layer.out]
     norms = [layer.q_norm, layer.kv_norm]

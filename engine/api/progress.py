@@ -95,7 +95,7 @@ class ChoiceProgress:
             if place == last and output.stop_token_id is not None and not self._options.include_stop:
                 continue
             text = self._detokenizer.push(token_id)
-            if not self._options.stops or self.completion_tokens <= self._min_tokens:
+            if self.completion_tokens <= self._min_tokens:
                 shown += text
                 continue
             cut = self._stops.push(text)
@@ -135,7 +135,7 @@ class PromptProgress:
         transfer = generate.kv_transfer
         self.wants_offer = transfer is not None and transfer.do_remote_decode
         """Whether the answer is complete only with the hand-over's parameters."""
-        self._open_choices = generate.n
+        self._open_choices = generate.n  # counted, because whether any is left is asked for every token
         self._done = False
 
     @property

@@ -107,7 +107,8 @@ class MoeMlp:
         return MoeWeights(self._router, self._gate, self.experts, shared)
 
     def take_experts(self, experts: ExpertWeights, replicas: ReplicaTable | None) -> None:
-        """Own other experts from now on."""
+        """Own other experts from now on, where a backend reaches those of other ranks."""
+        assert self.own_weights is None, "a stack of layers goes on with the experts that it was made of"
         self.experts, self.replicas = experts, replicas
 
     def __call__(self, x: Tensor, dead: Tensor | None = None) -> Tensor:

@@ -5,11 +5,10 @@ text; of two that complete together the longer one wins. Each character costs O(
 (Knuth-Morris-Pratt), however long the stop strings are.
 """
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class Cut:
+class Cut(msgspec.Struct, frozen=True):
     """What a piece of text released."""
 
     text: str

@@ -94,7 +94,7 @@ extern "C" void add_rms_norm(const float *x, float *residual, const float *weigh
 // x [outer, inner, 2 * pairs] by strides; turns [outer, pairs] complex. Pairs lie side by side.
 extern "C" void rope_interleaved(float *x, int64_t outer_stride, int64_t inner_stride, const float *turns,
                                  int64_t turn_stride, int64_t outer, int64_t inner, int64_t pairs,
-                            int64_t threads) {
+                                 int64_t threads) {
     team::share_runs(threads, outer, MANY, [&](int64_t first, int64_t last) {
         for (int64_t i = first; i < last; i++)
             for (int64_t j = 0; j < inner; j++)
