@@ -19,6 +19,7 @@ from support.tokenizers import VOCABULARY
 
 NEW_TOKENS = 12
 LENGTHS = [2, 17, 64, 65, 100, 150, 200, 300]
+EVENLY = ("--proxy-set", "policy=round_robin")  # others may keep to a quick worker
 GATHER, TO_ALL = MoeBackendName.ALLGATHER_REDUCESCATTER, MoeBackendName.ALL_TO_ALL
 
 
@@ -49,7 +50,7 @@ def test_tokens_do_not_depend_on_how_many_ranks_prefill_and_decode(
     prefill, decode = ranks
     settings = ("--set", f"ranks.moe_backend={backend.value}", *CHECKSUMS, *SMALL_POOL)
     sizes = ("--prefill-ranks", str(prefill), "--decode-ranks", str(decode))
-    flags = ("--model", str(folder), *sizes, *settings)
+    flags = ("--model", str(folder), *EVENLY, *sizes, *settings)
 
     with running_fleet(tmp_path / "log", *flags, start_timeout_s=180.0) as fleet:
         answers = asyncio.run(ask_all(fleet.url, prompts, NEW_TOKENS))
@@ -99,10 +100,9 @@ async def test_a_fleet_gains_a_rank_and_loses_its_first_under_streams(
     folder, prompts = checkpoint("deepseek_v3"), draw_prompts()[:5]
     oracle = load_oracle(folder)
     expected = [oracle_greedy(oracle, prompt, LONG_ANSWER) for prompt in prompts]
-    flags = ("--model", str(folder), "--decode-ranks", "2", *CHECKSUMS, *SMALL_POOL)
-    policy = ("--proxy-set", "policy=round_robin")  # others prefer a worker that knows the prompt
+    flags = ("--model", str(folder), *EVENLY, "--decode-ranks", "2", *CHECKSUMS, *SMALL_POOL)
 
-    with running_fleet(tmp_path / "log", *flags, *policy, start_timeout_s=180.0) as fleet:
+    with running_fleet(tmp_path / "log", *flags, start_timeout_s=180.0) as fleet:
         added, answers = await change_under_load(fleet, Action.ADD, "decode-0", prompts)
         answers += await until_decoded_by(fleet, {"decode-0", "decode-1", "decode-2"}, prompts)
         removed, more = await change_under_load(fleet, Action.REMOVE, "decode-0", prompts)
