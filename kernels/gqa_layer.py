@@ -42,7 +42,7 @@ def gqa_decode_layer(x: Tensor, pool: Tensor, layer: GqaLayer, step: PagedRows) 
     returns  [batch, hidden]
     """
     q, kv = gqa_project(x, layer, step.turns)
-    write_rows(pool, step.rows, kv.flatten(0, 1))
+    write_rows(pool, step.rows, kv)
     mixed = gqa_paged_decode(q, pool, step.layer, step.tables, step.lengths, scale=layer.scale)
     return multiply(mixed.flatten(1), layer.out)
 

@@ -74,8 +74,10 @@ def write_rows(pool: Tensor, rows: Tensor, values: Tensor) -> None:
 
     pool    any shape, contiguous
     rows    [n]          int64
-    values  [n, width]   rows of the pool seen as [-1, width]; for an FP8 pool, of at most `FP8_MAX` after all
+    values  [n, width] or [tokens, n / tokens, width], rows of the pool seen as [-1, width]; for an FP8 pool,
+            of at most `FP8_MAX` after all
     """
+    values = values.flatten(0, -2)
     if pool.dtype is FP8:
         pool, values = pool.view(torch.uint8), values.clamp(-FP8_MAX, FP8_MAX).to(FP8).view(torch.uint8)
     pool.view(-1, values.shape[-1]).index_copy_(0, rows, values.to(pool.dtype))

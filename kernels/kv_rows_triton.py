@@ -18,6 +18,7 @@ MAX_PIECE = 4096  # values that a program moves
 def write_rows(pool: Tensor, rows: Tensor, values: Tensor) -> None:
     """Launch; shapes as in the reference."""
     assert pool.is_contiguous(), "the pool is one contiguous tensor"
+    values = values.flatten(0, -2)
     assert values.shape[0] == rows.shape[0], f"{values.shape[0]} values for {rows.shape[0]} rows"
     width = values.shape[1]
     _launch(_write_kernel, pool, rows, values, width, values.stride(0), values.stride(1))

@@ -147,10 +147,10 @@ class GqaAttention:
 
     def write(self, x: Tensor, pool: Tensor, turns: Tensor, rows: Tensor) -> None:
         """Write the tokens' KV without attending."""
-        write_rows(pool, rows, gqa_project_kv(x, self.weights, turns).flatten(0, 1))
+        write_rows(pool, rows, gqa_project_kv(x, self.weights, turns))
 
     def enter(self, x: Tensor, pool: Tensor, turns: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Queries [tokens, heads, dim]; keys, then values, [tokens, 2 * kv_heads, dim], now in the cache."""
         q, kv = gqa_project(x, self.weights, turns)
-        write_rows(pool, rows, kv.flatten(0, 1))
+        write_rows(pool, rows, kv)
         return q, kv

@@ -120,12 +120,14 @@ extern "C" void silu_mul(const float *gate_up, float *out, int64_t rows, int64_t
     });
 }
 
-// pool [.., width] and rows [count] dense, values [count, width] by stride
-extern "C" void write_rows(float *pool, const int64_t *rows, const float *values, int64_t stride, int64_t count,
-                           int64_t width, int64_t threads) {
-    team::share_runs(threads, count, MANY, [&](int64_t first, int64_t last) {
-        for (int64_t i = first; i < last; i++)
-            std::memcpy(pool + rows[i] * width, values + i * stride, width * sizeof(float));
+// pool [.., width] and rows [tokens * inner] dense, values [tokens, inner, width] by strides
+extern "C" void write_rows(float *pool, const int64_t *rows, const float *values, int64_t stride, int64_t inner_stride,
+                           int64_t tokens, int64_t inner, int64_t width, int64_t threads) {
+    team::share_runs(threads, tokens, MANY, [&](int64_t first, int64_t last) {
+        for (int64_t token = first; token < last; token++)
+            for (int64_t i = 0; i < inner; i++)
+                std::memcpy(pool + rows[token * inner + i] * width, values + token * stride + i * inner_stride,
+                            width * sizeof(float));
     });
 }
 
