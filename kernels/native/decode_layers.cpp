@@ -13,7 +13,7 @@ constexpr int64_t FEW = 4;  // rows of a task between products
 // One product a head, shared out: a head's columns of `left` lie `left_step` apart, those of `target` `step`.
 static void shared_by_head(int64_t threads, int64_t heads, Matrix left, int64_t left_step, const Panels &right,
                            float *target, int64_t stride, int64_t step, int64_t rows) {
-    const int64_t size = panels_a_task(rows, right.depth), groups = (right.count() + size - 1) / size;
+    const int64_t size = panels_a_task(rows, right, threads), groups = (right.count() + size - 1) / size;
     team::share(threads, heads * groups, [&](int64_t task, int64_t) {
         const int64_t head = task / groups, panel = task % groups * size;
         product({left.values + head * left_step, left.stride},

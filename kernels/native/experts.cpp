@@ -19,15 +19,15 @@ struct Order {
     std::vector<int64_t> pairs, places;
     std::vector<Run> runs;
 
-    Order(const int64_t *ids, int64_t first_id, int64_t count, int64_t experts) : pairs(count), places(count, -1) {
+    Order(const int64_t *ids, int64_t first_id, int64_t count, int64_t experts, int64_t most) : pairs(count), places(count, -1) {
         std::vector<int64_t> starts(experts + 1);
         for (int64_t pair = 0; pair < count; pair++) {
             const int64_t expert = ids[pair] - first_id;
             if (expert >= 0 && expert < experts) starts[expert + 1]++;
         }
         for (int64_t expert = 0; expert < experts; expert++) {
-            for (int64_t done = 0; done < starts[expert + 1]; done += ROW_BLOCK)
-                runs.push_back({expert, starts[expert] + done, std::min(ROW_BLOCK, starts[expert + 1] - done)});
+            for (int64_t done = 0; done < starts[expert + 1]; done += most)
+                runs.push_back({expert, starts[expert] + done, std::min(most, starts[expert + 1] - done)});
             starts[expert + 1] += starts[expert];
         }
         for (int64_t pair = 0; pair < count; pair++) {
@@ -54,12 +54,13 @@ void block_mlp(Matrix x, const Panels &gate_up, const Panels &down, int64_t rows
 extern "C" void gated_mlp(const float *x, int64_t rows, const float *gate_up, const float *down, int64_t hidden,
                           int64_t width, float *out, int64_t threads) {
     const Panels up{gate_up, hidden, 2 * width}, back{down, width, hidden};
-    if (rows > ROW_BLOCK) {  // what is between the products never leaves the core
-        const std::unique_ptr<float[]> room(new float[threads * ROW_BLOCK * 3 * width]);
-        team::share(threads, (rows + ROW_BLOCK - 1) / ROW_BLOCK, [&](int64_t task, int64_t worker) {
-            const int64_t first = task * ROW_BLOCK;
-            block_mlp({x + first * hidden, hidden}, up, back, std::min(ROW_BLOCK, rows - first),
-                      room.get() + worker * ROW_BLOCK * 3 * width, out + first * hidden);
+    const int64_t most = row_block(rows);
+    if (rows > most) {  // what is between the products never leaves the core
+        const std::unique_ptr<float[]> room(new float[threads * most * 3 * width]);
+        team::share(threads, (rows + most - 1) / most, [&](int64_t task, int64_t worker) {
+            const int64_t first = task * most;
+            block_mlp({x + first * hidden, hidden}, up, back, std::min(most, rows - first),
+                      room.get() + worker * most * 3 * width, out + first * hidden);
         });
         return;
     }
@@ -76,9 +77,10 @@ extern "C" void routed_experts(const float *x, int64_t x_stride, const int64_t *
                                const float *weights, int64_t tokens, int64_t top_k, int64_t experts,
                                const float *gate_up, const float *down, int64_t hidden, int64_t width, float *out,
                                int64_t threads) {
-    const Order order(ids, first_id, tokens * top_k, experts);
-    const int64_t most = std::min(ROW_BLOCK, tokens * top_k), needed = most * (hidden + 3 * width);
-    const std::unique_ptr<float[]> outputs(new float[tokens * top_k * hidden + 1]);
+    const int64_t pairs = tokens * top_k, most = std::min(row_block(pairs), pairs);
+    const Order order(ids, first_id, pairs, experts, most);
+    const int64_t needed = most * (hidden + 3 * width);
+    const std::unique_ptr<float[]> outputs(new float[pairs * hidden + 1]);
     const std::unique_ptr<float[]> room(new float[threads * needed + 1]);
     const Panels up{gate_up, hidden, 2 * width}, back{down, width, hidden};
     team::share(threads, order.runs.size(), [&](int64_t number, int64_t worker) {

@@ -2,6 +2,12 @@
 
 #include "product.h"
 
+#include "matrix_unit.h"
+
+static bool takes_matrix_unit(int64_t rows, int64_t panels) {
+    return rows >= matrix_unit::FEWEST_ROWS && panels > 1 && matrix_unit::is_usable();
+}
+
 // What a tile asks for early: a share of the next panel, a step a row of this one. All tiles of a panel together
 // ask for all of it, so that memory works while the processor multiplies.
 struct Ahead {
@@ -57,6 +63,7 @@ static void panel_product(Matrix left, const float *panel, int64_t depth, float 
 void product(Matrix left, const Panels &right, int64_t first, int64_t last, float *target, int64_t stride,
              int64_t rows, bool adds) {
     if (rows == 0) return;
+    if (right.parts || takes_matrix_unit(rows, right.count())) return matrix_unit::product(left, right, first, last, target, stride, rows, adds);
     for (int64_t number = first; number < last; number++) {
         const float *panel = right.values + number * right.step();
         const int64_t column = number * PANEL, width = std::min<int64_t>(PANEL, right.columns - column);
@@ -75,6 +82,21 @@ void product(Matrix left, const Panels &right, int64_t first, int64_t last, floa
                 }
         }
     }
+}
+
+int64_t row_block(int64_t rows) {
+    return rows >= matrix_unit::FEWEST_ROWS && matrix_unit::is_usable() ? matrix_unit::ROWS : 8 * TALL;
+}
+
+int64_t panels_a_task(int64_t rows, const Panels &right, int64_t threads) {
+    if (takes_matrix_unit(rows, right.count())) {  // each task splits its rows anew
+        constexpr int64_t MOST = 16;
+        const int64_t blocks = (rows + row_block(rows) - 1) / row_block(rows);
+        const int64_t groups = std::max((right.count() + MOST - 1) / MOST, (threads + blocks - 1) / blocks);
+        return (right.count() + groups - 1) / groups;
+    }
+    constexpr int64_t ENOUGH = 1 << 19;  // multiplications; reading a weight counts as some rows
+    return std::max<int64_t>(1, ENOUGH / ((std::min(rows, row_block(rows)) + 16) * right.depth * PANEL));
 }
 
 void pack(const float *from, int64_t row_stride, int64_t column_stride, float *to, int64_t depth, int64_t columns) {

@@ -18,10 +18,12 @@ struct Matrix {
 struct Panels {
     const float *values;
     int64_t depth, columns;
-    int64_t held = 0;  // rows that a panel has, of which the first `depth` count; 0: as many
+    int64_t held = 0;                 // rows that a panel has, of which the first `depth` count; 0: as many
+    const uint32_t *parts = nullptr;  // of the values, where `matrix_unit.h` has split them before
 
     int64_t count() const { return (columns + PANEL - 1) / PANEL; }
-    int64_t step() const { return (held ? held : depth) * PANEL; }  // from panel to panel
+    int64_t rows() const { return held ? held : depth; }
+    int64_t step() const { return rows() * PANEL; }  // from panel to panel
     int64_t size() const { return count() * step(); }
 };
 
@@ -37,22 +39,20 @@ inline void product(Matrix left, const Panels &right, float *target, int64_t str
     product(left, right, 0, right.count(), target, stride, rows, adds);
 }
 
-constexpr int64_t ROW_BLOCK = 8 * TALL;  // rows of a task of many, which stay in the second-level cache
+// Rows of a task of many: as many as stay in the second-level cache with what is made of them.
+int64_t row_block(int64_t rows);
 
 // Panels of a task: enough to be worth taking, few enough that threads end together.
-inline int64_t panels_a_task(int64_t rows, int64_t depth) {
-    constexpr int64_t ENOUGH = 1 << 19;  // multiplications; reading a weight counts as some rows
-    return std::max<int64_t>(1, ENOUGH / ((std::min(rows, ROW_BLOCK) + 16) * depth * PANEL));
-}
+int64_t panels_a_task(int64_t rows, const Panels &right, int64_t threads);
 
 // The whole product, shared out.
 inline void shared_product(int64_t threads, Matrix left, const Panels &right, float *target, int64_t stride,
                            int64_t rows) {
-    const int64_t size = panels_a_task(rows, right.depth), groups = (right.count() + size - 1) / size;
-    const int64_t blocks = (rows + ROW_BLOCK - 1) / ROW_BLOCK;
+    const int64_t size = panels_a_task(rows, right, threads), groups = (right.count() + size - 1) / size;
+    const int64_t most = row_block(rows), blocks = (rows + most - 1) / most;
     team::share(threads, groups * blocks, [&](int64_t task, int64_t) {
-        const int64_t first = task / groups * ROW_BLOCK, panel = task % groups * size;
+        const int64_t first = task / groups * most, panel = task % groups * size;
         product({left.values + first * left.stride, left.stride}, right, panel, std::min(panel + size, right.count()),
-                target + first * stride, stride, std::min(ROW_BLOCK, rows - first), false);
+                target + first * stride, stride, std::min(most, rows - first), false);
     });
 }

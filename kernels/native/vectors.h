@@ -34,25 +34,30 @@ INLINE float sum(Floats values) {
     return (parts[0][0] + parts[0][1]) + (parts[0][2] + parts[0][3]);
 }
 
-// e to the power of each value; 0 below -87, where float32 ends. Cephes' polynomial, right to two units in the
-// last place; NaN stays NaN.
-INLINE Floats exponential(Floats x) {
-    Floats power = x > 88.0f ? all(88.0f) : x;
-    power = power < -87.0f ? all(-87.0f) : power;
-    const Floats turns = power * 1.44269504f;
-    const Ints whole = __builtin_convertvector(turns + (turns < 0.0f ? all(-0.5f) : all(0.5f)), Ints);
-    const Floats rounded = __builtin_convertvector(whole, Floats);
-    const Floats rest = power - rounded * 0.693359375f - rounded * -2.12194440e-4f;
+// e to the power of values from -87, where float32 ends, to 88. Cephes' polynomial, right to two units in the last
+// place; NaN stays NaN.
+INLINE Floats power_of_e(Floats x) {
+    constexpr float MAGIC = 12582912.0f;  // 1.5 * 2^23: the low bits of a sum with it are the nearest whole number
+    const Floats shifted = x * 1.44269504f + MAGIC, whole = shifted - MAGIC;
+    const Floats rest = x - whole * 0.693359375f - whole * -2.12194440e-4f;
     Floats series = rest * 1.9875691500e-4f + 1.3981999507e-3f;
     series = series * rest + 8.3334519073e-3f;
     series = series * rest + 4.1665795894e-2f;
     series = series * rest + 1.6666665459e-1f;
     series = series * rest + 5.0000001201e-1f;
-    const Floats value = series * rest * rest + rest + 1.0f;
-    const Ints exponent = (whole + 127) << 23;
-    const Floats scaled = value * reinterpret_cast<const Floats &>(exponent);
-    return x < -87.0f ? Floats{} : scaled;
+    const Floats value = series * (rest * rest) + (rest + 1.0f);
+    const Ints scaled = reinterpret_cast<const Ints &>(value) + (reinterpret_cast<const Ints &>(shifted) << 23);
+    return reinterpret_cast<const Floats &>(scaled);
 }
+
+// e to the power of values up to 88; 0 below -87.
+INLINE Floats exponential_up_to_88(Floats x) {
+    const Floats value = power_of_e(x < -87.0f ? all(-87.0f) : x);
+    return x < -87.0f ? Floats{} : value;
+}
+
+// e to the power of each value; 0 below -87, and above 88 as of 88.
+INLINE Floats exponential(Floats x) { return exponential_up_to_88(x > 88.0f ? all(88.0f) : x); }
 
 INLINE float squares(const float *x, int64_t width) {
     Floats many = {};
