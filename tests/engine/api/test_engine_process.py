@@ -1,4 +1,4 @@
-"""The engine process gets quiet threads, and memory in huge pages that it keeps, unless the environment says otherwise."""
+"""The engine process gets quiet threads and huge pages that it keeps, unless told otherwise."""
 
 import sys
 
