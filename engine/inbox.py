@@ -66,7 +66,7 @@ class ProcessInbox:
     def messages(self) -> list[FrontendMessage]:
         """Return what the frontend has sent, without waiting."""
         received = []
-        while self._socket.poll(0):
+        while self._has_message():
             received.append(self._decoder.decode(self._socket.recv(zmq.NOBLOCK)))
         return received
 
@@ -76,6 +76,11 @@ class ProcessInbox:
         while not self._events.empty():
             received.append(self._events.get_nowait())
         return received
+
+    def _has_message(self) -> bool:
+        events = self._socket.get(zmq.EVENTS)  # at a tenth of what `poll` takes
+        assert isinstance(events, int)
+        return bool(events & zmq.POLLIN)
 
     def wait(self, timeout_s: float) -> None:
         """Return when there is something to hear, or after the time."""

@@ -10,6 +10,7 @@ import operator
 from collections.abc import Sequence
 
 import msgspec
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -102,18 +103,21 @@ class Sampler:
 def _choose(raw: Tensor, plan: SamplingPlan, ahead: Sequence[bool] | None) -> Tensor:
     bias = plan.bias_now()
     logits = adjust_logits(raw, bias, plan.penalised) if bias.rows or plan.penalised else raw
-    best, tokens = _best(logits)
+    tokens, is_possible = _best(logits)
     for group in plan.groups:
         tokens[group.rows] = _draw_group(logits, group, ahead)
-    return torch.where(best.isfinite(), tokens, NO_TOKEN)
+    return tokens.where(is_possible, NO_TOKEN)
 
 
 def _best(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row's largest logit, or its NaN, and the lowest id that has it."""
+    """The lowest id of each row's largest logit, and whether that is a number at all."""
     if logits.is_cuda:
-        return best_tokens(logits)
-    tokens = torch.from_numpy(logits.numpy().argmax(-1))  # takes a tenth of the time of torch's search
-    return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1), tokens
+        best, tokens = best_tokens(logits)
+        return tokens, best.isfinite()
+    rows = logits.numpy()  # takes a tenth of the time of torch's search
+    tokens = rows.argmax(-1)
+    best = rows[np.arange(len(rows)), tokens]
+    return torch.from_numpy(tokens), torch.from_numpy(np.isfinite(best))
 
 
 def _draw_group(logits: Tensor, group: DrawGroup, ahead: Sequence[bool] | None) -> Tensor:

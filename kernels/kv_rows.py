@@ -11,10 +11,11 @@ are of a size that fits its range, normalised ones by construction, and what doe
 import torch
 from torch import Tensor
 
-from .by_device import by_device
+from .by_device import by_device, on_cpu
 from .fp8 import FP8, FP8_MAX
 
 
+@on_cpu
 def mla_token_rows(slots: Tensor, layers: int, block_tokens: int) -> Tensor:
     """Rows of tokens in a pool seen as `[blocks * layers * block_tokens, width]`.
 
@@ -25,6 +26,7 @@ def mla_token_rows(slots: Tensor, layers: int, block_tokens: int) -> Tensor:
     return first_layer + _layer_steps(slots, layers, block_tokens)
 
 
+@on_cpu
 def gqa_token_rows(slots: Tensor, layers: int, kv_heads: int, block_tokens: int) -> Tensor:
     """Rows of tokens' keys and values in a pool seen as `[-1, dim]`, one row a head and token.
 

@@ -120,6 +120,17 @@ extern "C" void silu_mul(const float *gate_up, float *out, int64_t rows, int64_t
     });
 }
 
+// slots [tokens] dense; rows [layers, tokens * planes] of a pool [blocks, layers, planes, block_tokens, ..]
+extern "C" void token_rows(const int64_t *slots, int64_t tokens, int64_t layers, int64_t planes, int64_t block_tokens,
+                           int64_t *rows) {
+    for (int64_t layer = 0; layer < layers; layer++)
+        for (int64_t token = 0; token < tokens; token++) {
+            const int64_t block = slots[token] / block_tokens, offset = slots[token] % block_tokens;
+            for (int64_t plane = 0; plane < planes; plane++)
+                *rows++ = ((block * layers + layer) * planes + plane) * block_tokens + offset;
+        }
+}
+
 // pool [.., width] and rows [tokens * inner] dense, values [tokens, inner, width] by strides
 extern "C" void write_rows(float *pool, const int64_t *rows, const float *values, int64_t stride, int64_t inner_stride,
                            int64_t tokens, int64_t inner, int64_t width, int64_t threads) {

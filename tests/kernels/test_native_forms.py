@@ -15,6 +15,7 @@ from baton.kernels.by_device import NATIVE, native, reference
 from baton.kernels.decode_stack import DenseWeights, MoeWeights, Stack, StackLayer, decode_stack
 from baton.kernels.gate import Gate, gate_sigmoid_grouped, gate_softmax_grouped
 from baton.kernels.gqa_layer import GqaLayer, gqa_decode_layer
+from baton.kernels.kv_rows import gqa_token_rows, mla_token_rows
 from baton.kernels.linear import gated_mlp
 from baton.kernels.mla_layer import MlaLayer, mla_decode_layer
 from baton.kernels.moe.experts import ExpertWeights
@@ -106,6 +107,14 @@ def test_gqa_decode(  # noqa: PLR0917
             layers=2, dtype=F32,
         )
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("slots", [[], [4, 7, 19, 12, 0]])
+def test_rows_of_tokens(slots: list[int]) -> None:
+    places = torch.tensor(slots, dtype=torch.int64)
+
+    for operation, arguments in ((mla_token_rows, (3, 4)), (gqa_token_rows, (3, 2, 4))):
+        assert torch.equal(native_of(operation)(places, *arguments), reference(operation)(places, *arguments))
 
 
 @pytest.mark.parametrize("query_rank", [0, 24])
