@@ -16,14 +16,7 @@ import sys
 from collections import deque
 from pathlib import Path
 
-MALLOC = (
-    "glibc.malloc.hugetlb=1",
-    "glibc.malloc.mmap_threshold=33554432",
-    "glibc.malloc.trim_threshold=268435456",
-)
-"""Huge pages, and memory of a step that is kept for the next: fresh pages cost long prompts a tenth of their
-time"""
-SURROUNDINGS = {"OMP_WAIT_POLICY": "passive", "GLIBC_TUNABLES": ":".join(MALLOC)}
+SURROUNDINGS = {"OMP_WAIT_POLICY": "passive", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 """What libraries of the engine process read; whoever starts the frontend may have set them otherwise"""
 KEPT_LINES = 20
 MAX_LINE_BYTES = 1 << 20
