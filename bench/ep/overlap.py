@@ -49,8 +49,10 @@ POOL_STEPS = 4
 COMPUTING_DELAYS = 3.2
 """What a layer is to compute for, in delays"""
 TRIED_ROWS = 256
+LOOKS = 2
+"""From so many rows first, then from what they told: the machine may have been slow for a while"""
 ROW_STEP = 8
-FEWEST, MOST = 128, 640
+FEWEST, MOST = 128, 1024
 BEST_PART = 4
 """Of so many steps of a kind one counts"""
 TOKENS = 256
@@ -130,10 +132,13 @@ def measure_overlap(group: dist.ProcessGroup, folder: Path, plan: OverlapPlan, m
 
 def _suitable_rows(model: PhasedModel, collectives: SlowCollectives, plan: OverlapPlan) -> int:
     """Return how many rows there must be for a layer to compute for so many delays."""
-    steps = Steps(model, collectives, TRIED_ROWS, plan.context)
-    tried_s = _best_on_slowest([steps.seconds(0.0, is_split=False) for _ in range(plan.rounds)])
     wanted_s = COMPUTING_DELAYS * plan.delay_s * model.config.num_layers
-    return min(max(int(TRIED_ROWS * wanted_s / tried_s) // ROW_STEP * ROW_STEP, FEWEST), MOST)
+    rows = TRIED_ROWS
+    for _ in range(LOOKS):
+        steps = Steps(model, collectives, rows, plan.context)
+        took_s = _best_on_slowest([steps.seconds(0.0, is_split=False) for _ in range(plan.rounds)])
+        rows = min(max(int(rows * wanted_s / took_s) // ROW_STEP * ROW_STEP, FEWEST), MOST)
+    return rows
 
 
 def _compared(steps: "Steps", delay_s: float, rounds: int) -> tuple[float, float]:

@@ -63,7 +63,8 @@ static void panel_product(Matrix left, const float *panel, int64_t depth, float 
 void product(Matrix left, const Panels &right, int64_t first, int64_t last, float *target, int64_t stride,
              int64_t rows, bool adds) {
     if (rows == 0) return;
-    if (right.parts || takes_matrix_unit(rows, right.count())) return matrix_unit::product(left, right, first, last, target, stride, rows, adds);
+    if (right.parts || takes_matrix_unit(rows, right.count()))
+        return matrix_unit::product(left, right, first, last, target, stride, rows, adds);
     for (int64_t number = first; number < last; number++) {
         const float *panel = right.values + number * right.step();
         const int64_t column = number * PANEL, width = std::min<int64_t>(PANEL, right.columns - column);
