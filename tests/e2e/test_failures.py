@@ -16,6 +16,8 @@ from baton.bench.stream import Outcome
 from support.fleets import CHECKSUMS, SMALL_POOL, Milestones
 
 STREAMS = 12
+IN_TURN = ("--proxy-set", "policy=round_robin")
+"""Whichever worker is killed has streams, and gets some as soon as it serves again."""
 SHORT_LEASES = ("--set", "kv_transfer.lease_ttl_s=8")
 """What a killed decode worker was granted is held to the lease's end."""
 
@@ -24,10 +26,10 @@ SHORT_LEASES = ("--set", "kv_transfer.lease_ttl_s=8")
 def pairs(
     checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningFleet]:
-    """Two prefill and two decode workers, in turn: whichever is killed has streams."""
+    """Two prefill and two decode workers."""
     log = tmp_path_factory.mktemp("pairs") / "log"
     flags = ("--prefill", "2", "--decode", "2", "--model", str(checkpoint("deepseek_v3")))
-    settings = ("--served-model-name", "tiny", "--proxy-set", "policy=round_robin")
+    settings = ("--served-model-name", "tiny", *IN_TURN)
     with running_fleet(log, *flags, *settings, *CHECKSUMS, *SMALL_POOL, *SHORT_LEASES) as running:
         yield running
 
@@ -36,7 +38,7 @@ def pairs(
 def groups(checkpoint: Callable[[str], Path], tmp_path: Path) -> Iterator[RunningFleet]:
     """A prefill worker and two groups of two decode ranks."""
     flags = ("--decode", "2", "--decode-ranks", "2", "--model", str(checkpoint("qwen3_moe")))
-    settings = ("--served-model-name", "tiny", *CHECKSUMS, *SMALL_POOL, *SHORT_LEASES)
+    settings = ("--served-model-name", "tiny", *IN_TURN, *CHECKSUMS, *SMALL_POOL, *SHORT_LEASES)
     with running_fleet(tmp_path / "log", *flags, *settings, start_timeout_s=180.0) as running:
         yield running
 
