@@ -11,6 +11,7 @@ import msgspec
 from .admission_desk import AdmissionDesk
 from .config import ConfigError, ProxyConfig, Timeouts
 from .control import WorkerControl
+from .cork import Cork
 from .fleet_keeper import FleetKeeper
 from .hub import Hub
 from .native_relay import native_relay
@@ -81,6 +82,7 @@ def assemble(
 ) -> Parts:
     """Return the parts, joined; `place`: which of several processes this is."""
     loop = asyncio.get_running_loop()
+    cork = Cork(loop)
     courses = files.courses
     fleet = Fleet(())
     log = DecisionLog(config.explained_requests, lambda model: courses.of(model).version)
@@ -110,7 +112,8 @@ def assemble(
         policy_watch=PolicyWatch(config, courses, log, fleet, loop.time),
         tenants=files.tenants,
         pools={},
-        admin_pool=Pool(UnixAddress(admin_socket), tasks, connect_timeout_s=5.0, max_idle=64),
+        admin_pool=Pool(UnixAddress(admin_socket), tasks, cork, connect_timeout_s=5.0, max_idle=64),
+        cork=cork,
         watch=Watch(loop, _sweep_s(config.timeouts)),
         abort=reaper.abort,
         probe=prober.probe,

@@ -70,6 +70,7 @@ class FleetKeeper:
         pool = Pool(
             TcpAddress(address.host, address.port),
             self._tasks,
+            self._hub.cork,
             connect_timeout_s=config.timeouts.connect_s,
             max_idle=config.limits.idle_connections,
         )

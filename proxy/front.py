@@ -12,6 +12,7 @@ from typing import Protocol, cast
 import httptools
 
 from .config import Limits, Timeouts
+from .cork import Cork, CorkedTransport
 from .errors import ApiError, bad_request, body_too_large, head_too_large
 from .request import ClientRequest
 from .watch import NEVER, Watch
@@ -43,7 +44,8 @@ class Serving(Protocol):
 class Clients:
     """The connections that are open."""
 
-    def __init__(self) -> None:
+    def __init__(self, cork: Cork) -> None:
+        self.cork = cork
         self.open: set[ClientConnection] = set()
         self._one_left = asyncio.Event()
 
@@ -74,7 +76,7 @@ class ClientConnection:
         "_reading_body", "_serving", "_time", "_timeouts", "_watch", "due", "stalled", "transport",
     )  # fmt: skip
 
-    transport: asyncio.Transport
+    transport: CorkedTransport
 
     def __init__(
         self,
@@ -109,7 +111,7 @@ class ClientConnection:
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client connected."""
-        self.transport = cast(asyncio.Transport, transport)
+        self.transport = CorkedTransport(cast(asyncio.Transport, transport), self._clients.cork)
         self._clients.open.add(self)
         self._watch.add(self)
         self.due = self._time() + self._timeouts.client_idle_s

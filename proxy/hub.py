@@ -7,6 +7,7 @@ from typing import Protocol
 
 from .admission_desk import AdmissionDesk
 from .config import ProxyConfig
+from .cork import Cork
 from .counters import Counters
 from .native_relay import NativeRelay
 from .policy_watch import PolicyWatch
@@ -49,6 +50,8 @@ class Hub:
     admin_pool: Pool
     """Connections to the admin application."""
     watch: Watch
+    cork: Cork
+    """Holds what is written to clients and workers until the turn's end."""
     abort: Callable[[Abort], None]
     """Has a worker told to drop a request, without waiting for it."""
     probe: Callable[[Worker], None]

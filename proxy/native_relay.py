@@ -7,6 +7,8 @@ whole chunks: the end, a cut, a client that stalls. Without the compiled relay l
 import asyncio
 from typing import TYPE_CHECKING, Protocol, cast
 
+from .cork import CorkedTransport
+
 if TYPE_CHECKING:
     from .chunk_relay import ChunkRelay, Stream
 
@@ -29,14 +31,14 @@ class NativeRelay:
         loop.add_reader(self._descriptor, self._readable)
 
     def attach(
-        self, lender: Lender, worker: asyncio.Transport, client: asyncio.Transport, *, keeps: bool
+        self, lender: Lender, worker: CorkedTransport, client: CorkedTransport, *, keeps: bool
     ) -> "Stream | None":
         """Relay between two plain sockets; None if that cannot be, and nothing has changed."""
-        sockets = worker.get_extra_info("socket"), client.get_extra_info("socket")
-        if None in sockets:
+        source, target = worker.fileno(), client.fileno()
+        if source is None or target is None:
             return None
         try:
-            return self._relay.attach(sockets[0].fileno(), sockets[1].fileno(), keeps, lender)
+            return self._relay.attach(source, target, keeps, lender)
         except OSError:  # no descriptors are left
             return None
 

@@ -5,7 +5,6 @@ costs a parser step, a look at its last bytes and a write. Once a stream runs st
 by `native_relay`, and cost not even that.
 """
 
-import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ import httptools
 import msgspec
 
 from .answer import AnswerHead
+from .cork import CorkedTransport
 from .gate import EVENT_END, ChunkGate
 from .leg import Leg, LegOwner, fault_of
 from .native_relay import NativeRelay
@@ -55,7 +55,7 @@ class RelayLeg(Leg):
         self._usage: tuple[Usage, msgspec.Raw | None] | None = None
         self._kept: list[bytes] | None = None
         self._events = 0
-        self._client: asyncio.Transport | None = None
+        self._client: CorkedTransport | None = None
         self._native: NativeRelay | None = None
         self._lent: Stream | None = None
         self._reads_needed = FIRST_READS
@@ -122,7 +122,7 @@ class RelayLeg(Leg):
         held = 0 if self._gate is None else len(self._gate.held)
         return kept[: len(kept) - held]
 
-    def relay_to(self, client: asyncio.Transport, lines: bytes, native: NativeRelay | None = None) -> None:
+    def relay_to(self, client: CorkedTransport, lines: bytes, native: NativeRelay | None = None) -> None:
         """Write the head, with header lines added, and everything after it; `native` may help."""
         assert self.head is not None
         sink = client.write
@@ -226,6 +226,7 @@ class RelayLeg(Leg):
         gate, client, native, connection = self._gate, self._client, self._native, self._connection
         if gate is None or client is None or native is None or connection is None or not gate.mendable:
             return
+        client.flush()
         if gate.held or client.get_write_buffer_size() or client.is_closing():
             self._reads_to_go = 1
             return

@@ -3,10 +3,10 @@
 Slower than `relay_leg`, event by event; only streams whose worker died come here.
 """
 
-import asyncio
 from collections.abc import Callable
 
 from .continuation import Continuation, DivergedError
+from .cork import CorkedTransport
 from .leg import LegOwner
 from .native_relay import NativeRelay
 from .relay_leg import RelayLeg
@@ -41,7 +41,7 @@ class ResumeLeg(RelayLeg):
         """Told by the parser."""
         self._bodies.append(body)
 
-    def relay_to(self, client: asyncio.Transport, lines: bytes, native: NativeRelay | None = None) -> None:
+    def relay_to(self, client: CorkedTransport, lines: bytes, native: NativeRelay | None = None) -> None:
         """Write what follows what was told; the head was sent long ago."""
         assert self.head is not None
         self._pieces = ()

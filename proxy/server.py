@@ -56,7 +56,7 @@ class Proxy:
         self.reaper = parts.reaper
         self.keeper = parts.keeper
         self.links = parts.links
-        self.clients = Clients()
+        self.clients = Clients(hub.cork)
         self.host = hub.config.host
         self.port = hub.config.port
         self._server: asyncio.Server | None = None

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
+from .cork import Cork, CorkedTransport
+
 Pieces = Sequence[bytes | memoryview]
 """A whole request or body, to be written one after another."""
 
@@ -70,7 +72,7 @@ class Connection:
 
     __slots__ = ("_pool", "rider", "served", "transport")
 
-    transport: asyncio.Transport
+    transport: CorkedTransport
 
     def __init__(self, pool: "Pool") -> None:
         self._pool = pool
@@ -80,7 +82,7 @@ class Connection:
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
-        self.transport = cast(asyncio.Transport, transport)
+        self.transport = CorkedTransport(cast(asyncio.Transport, transport), self._pool.cork)
         self._pool.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -108,10 +110,8 @@ class Connection:
 
     def send(self, pieces: Pieces) -> None:
         """Write a whole request."""
-        if len(pieces) == 1:
-            self.transport.write(pieces[0])
-        else:
-            self.transport.writelines(pieces)
+        for piece in pieces:
+            self.transport.write(piece)
 
     def give_back(self) -> None:
         """The leg's answer is complete and the server keeps the connection open."""
@@ -132,11 +132,13 @@ class Pool:
         self,
         address: TcpAddress | UnixAddress,
         tasks: asyncio.TaskGroup,
+        cork: Cork,
         *,
         connect_timeout_s: float,
         max_idle: int,
     ) -> None:
         self.address = address
+        self.cork = cork
         self.connections: set[Connection] = set()
         self._idle: dict[Connection, None] = {}
         self._waiting: deque[Rider] = deque()

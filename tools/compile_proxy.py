@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 GROUP = "baton.proxy.machine_code"
 """The shared library that holds all of them, beside one small one for each."""
 SERVING = (
-    "added answer admission_desk body continuation counters exchange front gate hub intake leg notes "
+    "added answer admission_desk body continuation cork counters exchange front gate hub intake leg notes "
     "pair_exchange paired_leg prefill_answer relay_leg replay request resume_leg resumption terms upstream "
     "usage watch"
 )

@@ -85,6 +85,7 @@ class Requests:
     def __init__(self, proxy: Proxy, body: bytes, answers: dict[Role, bytes]) -> None:
         self._waiting: list[tuple[Connection, bytes]] = []
         self._numbers = itertools.count()
+        self._release = proxy.hub.cork.release
         self.answered = 0
         ticks = itertools.count()
         start_s = proxy.hub.now() + 1000.0  # nobody is new any more
@@ -103,9 +104,11 @@ class Requests:
         """Have one request served to its end."""
         number = b"%0*d" % (len(NUMBER_PLACE), next(self._numbers))
         self._client.data_received(self._before + number + self._after)
+        self._release()
         while self._waiting:
             connection, answer = self._waiting.pop()
             connection.data_received(answer)
+            self._release()
 
     def _note(self) -> None:
         self.answered += 1

@@ -5,6 +5,7 @@ import socket
 from types import ModuleType
 from typing import Any
 
+from baton.proxy.cork import Cork, CorkedTransport
 from baton.proxy.native_relay import NativeRelay
 from baton.proxy.relay_leg import RelayLeg
 from baton.proxy.routing.commands import Failure
@@ -18,9 +19,19 @@ class HandLoop:
 
     def __init__(self) -> None:
         self.readable: Any = None
+        self.soon: list[Any] = []
 
     def add_reader(self, descriptor: int, call: Any) -> None:
         self.readable = call
+
+    def call_soon(self, call: Any) -> None:
+        self.soon.append(call)
+
+    def end_turn(self) -> None:
+        """Make the calls that wait for the turn's end."""
+        calls, self.soon = self.soon, []
+        for call in calls:
+            call()
 
     def remove_reader(self, descriptor: int) -> None:
         self.readable = None
@@ -81,7 +92,9 @@ class Lane:
         self.broken: Failure | None = None
         self.ended = False
         self.got = b""
-        pool = Pool(TcpAddress("x", 1), asyncio.TaskGroup(), connect_timeout_s=1.0, max_idle=1)
+        cork = Cork(self.loop)  # type: ignore[arg-type]
+        self._corked = CorkedTransport(self.downstream, cork)  # type: ignore[arg-type]
+        pool = Pool(TcpAddress("x", 1), asyncio.TaskGroup(), cork, connect_timeout_s=1.0, max_idle=1)
         self.leg = RelayLeg(self, pool, (b"",))
         connection = Connection(pool)
         connection.connection_made(self.upstream)  # type: ignore[arg-type]
@@ -103,7 +116,7 @@ class Lane:
         return 0.0
 
     def leg_answered(self) -> None:
-        self.leg.relay_to(self.downstream, b"", self.native)  # type: ignore[arg-type]
+        self.leg.relay_to(self._corked, b"", self.native)
 
     def leg_ended(self) -> None:
         self.ended = True
@@ -124,6 +137,7 @@ class Lane:
             self.loop.readable()
         if self.upstream.reading and not self.upstream.aborted:
             self._read()
+        self.loop.end_turn()
         self.take()
 
     def _read(self) -> None:

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from baton.proxy.config import Limits, Timeouts
+from baton.proxy.cork import Cork
 from baton.proxy.front import ClientConnection, Clients, Serving
 from baton.proxy.request import ClientRequest
 from baton.proxy.watch import Watch
@@ -68,7 +69,7 @@ async def test_workers_are_asked_in_the_version_that_the_client_speaks(head: byt
         return _Idle()
 
     def accept() -> ClientConnection:
-        return ClientConnection(serve, Clients(), Watch(loop, 1.0), Limits(), Timeouts())
+        return ClientConnection(serve, Clients(Cork(loop)), Watch(loop, 1.0), Limits(), Timeouts())
 
     server = await loop.create_server(accept, "127.0.0.1", 0)  # type: ignore[arg-type]
     async with server:

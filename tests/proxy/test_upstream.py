@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from baton.proxy.cork import Cork
 from baton.proxy.upstream import CONNECTING, Connection, Pool, TcpAddress
 
 
@@ -40,7 +41,8 @@ async def pool_of(*, connect_timeout_s: float = 5.0) -> AsyncIterator[Pool]:
     server = await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1", 0)
     async with server, asyncio.TaskGroup() as tasks:
         address = TcpAddress("127.0.0.1", server.sockets[0].getsockname()[1])
-        pool = Pool(address, tasks, connect_timeout_s=connect_timeout_s, max_idle=1000)
+        cork = Cork(asyncio.get_running_loop())
+        pool = Pool(address, tasks, cork, connect_timeout_s=connect_timeout_s, max_idle=1000)
         yield pool
         pool.close()
         while pool.connecting or pool.connections:
