@@ -90,9 +90,9 @@ class RequestBody:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise BodyError(bad_request("model must be a string", param="model")) from error
 
-    def prompt(self) -> bytes:
-        """Return the bytes of the messages or the prompt, empty if there are none."""
-        return bytes(self._fields.get("messages") or self._fields.get("prompt") or b"")
+    def prompt(self) -> memoryview:
+        """Return the bytes of the messages or the prompt, where they lie; empty if there are none."""
+        return memoryview(self._fields.get("messages") or self._fields.get("prompt") or b"")
 
     def output_tokens(self, guess: int) -> int:
         """Estimate the answer's length: the client's limit, or `guess`."""
@@ -239,10 +239,10 @@ def _has_lone_surrogate(text: str) -> bool:
     return any(0xD800 <= ord(character) <= 0xDFFF for character in text)
 
 
-def prompt_tokens_in(prompt: bytes) -> int:
+def prompt_tokens_in(prompt: memoryview) -> int:
     """Estimate the length in tokens of a prompt as JSON: text, messages, or token ids."""
-    if _first_item(prompt[:_FIRST_ITEM_BYTES]).isdigit():
-        return prompt.count(b",") + 1
+    if _first_item(bytes(prompt[:_FIRST_ITEM_BYTES])).isdigit():
+        return bytes(prompt).count(b",") + 1
     return len(prompt) // TEXT_BYTES_PER_TOKEN + 1
 
 

@@ -1,4 +1,6 @@
 /* Relays whole chunks of event streams from worker to client without the interpreter: one recv, a look, one send.
+ * Clients are written to after all workers that are ready were read: a write that wakes its reader costs half as
+ * much again, and a reader that gets one write after another stays awake.
  *
  * A stream is attached while both of its sockets are at a chunk's end. Reads that are whole, plain chunks are
  * passed on as they are. Whatever else comes (half a chunk, the answer's end, an extension, the connection's
@@ -17,13 +19,16 @@
 #include <structmember.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 enum {
     READ_BYTES = 64 * 1024, /* of one stream at most, before the next one's turn */
+    BUFFER_BYTES = 4 * READ_BYTES, /* at most, before what was read is written */
     STREAMS = 256,          /* at most, before the event loop's turn */
     FIRST_KEPT_BYTES = 4096,
 };
+static const uint32_t WATCHED = EPOLLIN | EPOLLRDHUP | EPOLLET;
 static const char USAGE[] = "\"usage\":";
 
 typedef struct Stream Stream;
@@ -34,7 +39,10 @@ typedef struct {
     int ready, back_count;
     struct epoll_event events[STREAMS];
     Stream *back[STREAMS];  /* detached by `pump`, to be returned by it */
-    char buffer[READ_BYTES];
+    struct { Stream *stream; size_t length; } read[STREAMS]; /* lie in the buffer, one after another */
+    int read_count;
+    size_t read_bytes;
+    char buffer[BUFFER_BYTES];
 } Relay;
 
 struct Stream {
@@ -42,12 +50,21 @@ struct Stream {
     Relay *relay;           /* NULL: detached */
     PyObject *owner;        /* NULL: detached, and returned by `pump` */
     int worker, client;     /* duplicates, so that nobody else's connection can come by these numbers */
-    char keeps, whole;
+    char keeps, whole, more;
     long long received, events;
     PyObject *usage, *rest; /* bytes */
     char *kept;
     size_t kept_bytes, kept_room;
 };
+
+/* System calls without the C library's functions, which look before and after each whether to end the thread. */
+static ssize_t receive(int socket, char *data, size_t room) {
+    return syscall(SYS_recvfrom, socket, data, room, MSG_DONTWAIT, NULL, NULL);
+}
+
+static ssize_t transmit(int socket, const char *data, size_t length) {
+    return syscall(SYS_sendto, socket, data, length, MSG_DONTWAIT | MSG_NOSIGNAL, NULL, 0);
+}
 
 /* Whether these are whole chunks without extensions, none of them the last. */
 static int are_whole_chunks(const char *at, const char *end) {
@@ -127,30 +144,60 @@ static void detach(Stream *stream) {
     Py_DECREF(relay);
 }
 
-static int hand_back(Stream *stream, const char *data, ssize_t length) {
-    stream->rest = PyBytes_FromStringAndSize(data, length);
+/* Gives the stream up, and leaves to the leg what it has not relayed. */
+static void hand_back(Relay *relay, Stream *stream, const char *data, size_t length) {
+    stream->rest = PyBytes_FromStringAndSize(data, (Py_ssize_t)length);
     if (stream->rest == NULL)
         PyErr_Clear(); /* told as None */
-    return 0;
+    relay->back[relay->back_count++] = (Stream *)Py_NewRef((PyObject *)stream);
+    detach(stream);
 }
 
-/* Reads and sends once. Returns whether the stream stays attached. */
-static int relay_once(Relay *relay, Stream *stream) {
+/* An edge is told once: have the kernel look again at a stream that may hold more than was read. */
+static void look_again(Relay *relay, Stream *stream) {
+    struct epoll_event event = {.events = WATCHED, .data.ptr = stream};
+    if (epoll_ctl(relay->epoll, EPOLL_CTL_MOD, stream->worker, &event) < 0)
+        hand_back(relay, stream, NULL, 0);
+}
+
+/* Reads once. A read that is shorter than its room leaves nothing, unless the end of the connection follows it. */
+static void read_worker(Relay *relay, Stream *stream, uint32_t events) {
+    char *data = relay->buffer + relay->read_bytes;
+    ssize_t got = receive(stream->worker, data, READ_BYTES);
+    if (got < 0 && errno == EAGAIN)
+        return;
+    if (got < 0 && errno == EINTR)
+        look_again(relay, stream);
+    else if (got <= 0)
+        hand_back(relay, stream, data, 0);
+    else if (!are_whole_chunks(data, data + got) || !take_note(stream, data, (size_t)got))
+        hand_back(relay, stream, data, (size_t)got);
+    else {
+        relay->read[relay->read_count].stream = stream;
+        relay->read[relay->read_count++].length = (size_t)got;
+        relay->read_bytes += (size_t)got;
+        stream->more = got == READ_BYTES || events & ~(uint32_t)EPOLLIN;
+    }
+}
+
+/* Writes what was read. A stream whose client does not take all of it is given up. */
+static void write_clients(Relay *relay) {
     const char *data = relay->buffer;
-    ssize_t got = recv(stream->worker, relay->buffer, READ_BYTES, MSG_DONTWAIT);
-    if (got < 0 && (errno == EAGAIN || errno == EINTR))
-        return 1;
-    if (got <= 0)
-        return hand_back(stream, data, 0);
-    if (!are_whole_chunks(data, data + got) || !take_note(stream, data, (size_t)got))
-        return hand_back(stream, data, got);
-    ssize_t sent = send(stream->client, data, (size_t)got, MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (sent == got)
-        return 1;
-    if (sent < 0)
-        sent = 0;
-    stream->whole = 1;
-    return hand_back(stream, data + sent, got - sent);
+    for (int i = 0; i < relay->read_count; i++) {
+        Stream *stream = relay->read[i].stream;
+        size_t length = relay->read[i].length;
+        ssize_t sent = transmit(stream->client, data, length);
+        if (sent != (ssize_t)length) {
+            size_t taken = sent < 0 ? 0 : (size_t)sent;
+            stream->whole = 1;
+            hand_back(relay, stream, data + taken, length - taken);
+        } else if (stream->more) {
+            look_again(relay, stream);
+        }
+        data += length;
+    }
+    relay->read_count = 0;
+    relay->read_bytes = 0;
 }
 
 /* --- Stream */
@@ -250,7 +297,7 @@ static PyObject *relay_attach(Relay *self, PyObject *arguments) {
     stream->owner = Py_NewRef(owner);
     stream->worker = fcntl(worker, F_DUPFD_CLOEXEC, 0);
     stream->client = fcntl(client, F_DUPFD_CLOEXEC, 0);
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = stream};
+    struct epoll_event event = {.events = WATCHED, .data.ptr = stream};
     if (stream->worker < 0 || stream->client < 0 ||
         epoll_ctl(self->epoll, EPOLL_CTL_ADD, stream->worker, &event) < 0) {
         PyErr_SetFromErrno(PyExc_OSError);
@@ -265,12 +312,11 @@ static PyObject *relay_pump(Relay *self, PyObject *unused) {
     /* Until all are relayed nothing is made that the garbage collector may run for: it could free a stream. */
     int ready = self->epoll < 0 ? 0 : epoll_wait(self->epoll, self->events, STREAMS - self->back_count, 0);
     for (int i = 0; i < ready; i++) {
-        Stream *stream = self->events[i].data.ptr;
-        if (!relay_once(self, stream)) {
-            self->back[self->back_count++] = (Stream *)Py_NewRef((PyObject *)stream);
-            detach(stream);
-        }
+        read_worker(self, self->events[i].data.ptr, self->events[i].events);
+        if (BUFFER_BYTES - self->read_bytes < READ_BYTES)
+            write_clients(self);
     }
+    write_clients(self);
     PyObject *back = PyList_New(self->back_count);
     if (back == NULL)
         return NULL; /* they are returned the next time */

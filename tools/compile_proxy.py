@@ -1,7 +1,7 @@
 """Compiles what the proxy runs for every request to machine code, in place: `make compiled`.
 
-Beside the modules two parts in C are compiled: the relay, without which legs relay by themselves, and what
-splits long bodies in place of msgspec.
+Beside the modules three parts in C are compiled: the relay, without which legs relay by themselves, what
+splits long bodies in place of msgspec, and what hashes prompts in place of the package xxhash.
 
 The modules are what they were: the same sources run uncompiled where no compiler is, or once `make
 uncompiled` has taken the compiled ones away. A compiled module hides its source, so both have to be made
@@ -96,7 +96,7 @@ def compile_all() -> None:
             # Its functions call each other by name, and nobody means to put others in their place.
             extension.extra_compile_args.append("-fno-semantic-interposition")
             extension.extra_link_args.append("-Wl,-Bsymbolic-functions")
-        extensions.append(in_c("top_level"))
+        extensions += [in_c("top_level"), in_c("prompt_keys")]
         if sys.platform == "linux":  # it waits by epoll
             extensions.append(in_c("chunk_relay"))
         build(extensions, Path("lib"))

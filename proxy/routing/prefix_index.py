@@ -17,7 +17,7 @@ No clock, no I/O: policies and the dispatcher call it with the time.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, TypeVar
 
 from xxhash import xxh3_64_intdigest
@@ -37,11 +37,27 @@ _TRUST_MEMORY: Final = 0.98
 _DRAIN_AT_LEAST: Final = 16
 
 
+def _hashed_in_c() -> Callable[[bytes | memoryview, int, int], list[int] | None] | None:
+    """Return what hashes as `prefix_keys` does, or gives up; None where it was not compiled."""
+    try:
+        from ..prompt_keys import hashed  # noqa: PLC0415
+    except ImportError:
+        return None
+    return hashed
+
+
+_hashed: Final = _hashed_in_c()
+
+
 def prefix_keys(data: bytes | memoryview, chunk_bytes: int, seed: int) -> list[int]:
     """Return one 64-bit key for each whole chunk of `data`; a last part shorter than a chunk has none.
 
     `seed` separates what may not be shared: models, tenants.
     """
+    if _hashed is not None:
+        found = _hashed(data, chunk_bytes, seed)
+        if found is not None:
+            return found
     keys = []
     text = data if isinstance(data, bytes) else bytes(data)
     digest = xxh3_64_intdigest

@@ -36,6 +36,12 @@ def top_level(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     return _compiled("top_level", tmp_path_factory)
 
 
+@pytest.fixture(scope="session")
+def prompt_keys(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """What hashes prompts in C, likewise."""
+    return _compiled("prompt_keys", tmp_path_factory)
+
+
 def _compiled(name: str, folders: pytest.TempPathFactory) -> ModuleType:
     if shutil.which(os.environ.get("CC", "cc")) is None:
         pytest.skip("no C compiler")
