@@ -310,13 +310,16 @@ static PyObject *relay_attach(Relay *self, PyObject *arguments) {
 
 static PyObject *relay_pump(Relay *self, PyObject *unused) {
     /* Until all are relayed nothing is made that the garbage collector may run for: it could free a stream. */
-    int ready = self->epoll < 0 ? 0 : epoll_wait(self->epoll, self->events, STREAMS - self->back_count, 0);
-    for (int i = 0; i < ready; i++) {
-        read_worker(self, self->events[i].data.ptr, self->events[i].events);
-        if (BUFFER_BYTES - self->read_bytes < READ_BYTES)
-            write_clients(self);
+    int left = self->epoll < 0 ? 0 : STREAMS - self->back_count, ready;
+    while (left > 0 && (ready = epoll_wait(self->epoll, self->events, left, 0)) > 0) {
+        for (int i = 0; i < ready; i++) {
+            read_worker(self, self->events[i].data.ptr, self->events[i].events);
+            if (BUFFER_BYTES - self->read_bytes < READ_BYTES)
+                write_clients(self);
+        }
+        write_clients(self);
+        left -= ready;
     }
-    write_clients(self);
     PyObject *back = PyList_New(self->back_count);
     if (back == NULL)
         return NULL; /* they are returned the next time */

@@ -29,12 +29,7 @@ def hashes(prompt_keys: ModuleType) -> ModuleType:
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
-@given(
-    data=st.randoms(use_true_random=False),
-    length=st.integers(0, 9000),
-    seed=SEED,
-    chunk=st.integers(241, 3000),
-)
+@given(random=RANDOM, length=st.integers(0, 9000), seed=SEED, chunk=st.integers(SHORTEST_BYTES, 3000))
 def test_keys_are_those_of_the_package(
     prompt_keys: ModuleType, random: Random, length: int, seed: int, chunk: int
 ) -> None:
