@@ -102,7 +102,7 @@ static int keep(Stream *stream, const char *data, size_t length) {
     if (stream->kept_room - stream->kept_bytes < length) {
         size_t room = stream->kept_room ? stream->kept_room : FIRST_KEPT_BYTES;
         while (room - stream->kept_bytes < length)
-            room += room / 2;
+            room *= 2;
         char *grown = PyMem_RawRealloc(stream->kept, room);
         if (grown == NULL)
             return 0;

@@ -9,7 +9,7 @@ first of them loses; a turn with one event loses nothing.
 import asyncio
 from collections import deque
 
-MOST_HELD = 16
+MOST_HELD = 32
 """Connections that may have something to write before all of it goes out."""
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 HELD_ANSWER_BYTES = 256 * 1024
 """An unstreamed answer up to this size is held until it is whole: its loss can be made good elsewhere."""
 FINAL_EVENT = b"[DONE]\n\n"
-FIRST_READS = 2
+FIRST_READS = 1
 """Reads that are relayed here before a stream is lent: short answers are over by then."""
 MOST_READS = 1024
 """The same for a stream that has come back each time, soon after it was lent."""
@@ -53,7 +53,7 @@ class RelayLeg(Leg):
         self._body_expected = body_expected
         self._usage_read = b""
         self._usage: tuple[Usage, msgspec.Raw | None] | None = None
-        self._kept: list[bytes] | None = None
+        self._kept: list[bytes | Stream] | None = None
         self._events = 0
         self._client: CorkedTransport | None = None
         self._native: NativeRelay | None = None
@@ -118,7 +118,8 @@ class RelayLeg(Leg):
 
     def relayed(self) -> bytes:
         """Return what was kept, as far as the client got it."""
-        kept = b"".join(self._kept or ())
+        pieces = self._kept or ()
+        kept = b"".join(each if isinstance(each, bytes) else each.kept() for each in pieces)
         held = 0 if self._gate is None else len(self._gate.held)
         return kept[: len(kept) - held]
 
@@ -244,8 +245,7 @@ class RelayLeg(Leg):
         self._events += lent.events
         self._usage_read = lent.usage or self._usage_read
         if self._kept is not None:
-            self._kept.append(lent.kept())
-            lent.forget()
+            self._kept.append(lent)
         soon = lent.events < SOON_EVENTS
         self._reads_needed = min(self._reads_needed * 2, MOST_READS) if soon else FIRST_READS
         self._reads_to_go = self._reads_needed

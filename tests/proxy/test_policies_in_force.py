@@ -62,7 +62,8 @@ async def test_a_decision_is_explained_with_all_candidates_and_what_it_came_to(t
     }
     assert all(each["terms"]["cost"] >= chosen[0]["terms"]["cost"] for each in decision["candidates"])
     actual = decision["actual"]
-    assert 0 < actual["prefill_s"] + actual["decode_first_byte_s"] <= actual["total_s"]
+    # The loop tells its time in milliseconds: of a quick pair it may tell none.
+    assert 0 <= actual["prefill_s"] + actual["decode_first_byte_s"] <= actual["total_s"]
     assert report["output_tokens"] == 1  # two events of text, less the one that stands for the role
 
 
