@@ -7,7 +7,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #ifdef __SSE2__
-#include <emmintrin.h>
+#include <immintrin.h>
 #endif
 
 enum {
@@ -18,9 +18,30 @@ typedef const unsigned char *Place;
 
 static PyObject *raw_type;
 
+#ifdef __SSE2__
+static int has_avx2;
+
+/* Skips plain text, 32 bytes at a time; what it stops at may be plain too. */
+__attribute__((target("avx2")))
+static Place skip_plain(Place at, Place end) {
+    const __m256i quote = _mm256_set1_epi8('"'), backslash = _mm256_set1_epi8('\\'), last_control = _mm256_set1_epi8(0x1f);
+    for (; end - at >= 32; at += 32) {
+        __m256i text = _mm256_loadu_si256((const __m256i *)at);
+        __m256i control = _mm256_cmpeq_epi8(_mm256_min_epu8(text, last_control), text);
+        __m256i special = _mm256_or_si256(_mm256_cmpeq_epi8(text, quote), _mm256_cmpeq_epi8(text, backslash));
+        int found = _mm256_movemask_epi8(_mm256_or_si256(special, control));
+        if (found)
+            return at + __builtin_ctz((unsigned)found);
+    }
+    return at;
+}
+#endif
+
 /* Returns where a string's plain text ends: at a quote, a backslash, a control character or `end`. */
 static Place skip_text(Place at, Place end) {
 #ifdef __SSE2__
+    if (has_avx2)
+        at = skip_plain(at, end);
     const __m128i quote = _mm_set1_epi8('"'), backslash = _mm_set1_epi8('\\'), last_control = _mm_set1_epi8(0x1f);
     for (; end - at >= 16; at += 16) {
         __m128i text = _mm_loadu_si128((const __m128i *)at);
@@ -216,6 +237,9 @@ static struct PyModuleDef module = {
 };
 
 PyMODINIT_FUNC PyInit_top_level(void) {
+#ifdef __SSE2__
+    has_avx2 = __builtin_cpu_supports("avx2");
+#endif
     PyObject *msgspec = PyImport_ImportModule("msgspec");
     raw_type = msgspec == NULL ? NULL : PyObject_GetAttrString(msgspec, "Raw");
     Py_XDECREF(msgspec);
