@@ -53,8 +53,8 @@ def build(extensions: list[Extension], folder: Path) -> None:
 
 
 def in_c(name: str) -> Extension:
-    """Return one of the parts in C."""
-    source = Path("baton", "proxy", f"{name}.c")
+    """Return one of the parts in C, by its path below the proxy."""
+    source = Path("baton", "proxy", *name.split(".")).with_suffix(".c")
     warnings = ["-O2", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
     return Extension(f"baton.proxy.{name}", [str(source)], extra_compile_args=warnings)
 
@@ -96,7 +96,7 @@ def compile_all() -> None:
             # Its functions call each other by name, and nobody means to put others in their place.
             extension.extra_compile_args.append("-fno-semantic-interposition")
             extension.extra_link_args.append("-Wl,-Bsymbolic-functions")
-        extensions += [in_c("top_level"), in_c("prompt_keys")]
+        extensions += [in_c("top_level"), in_c("routing.prompt_keys")]
         if sys.platform == "linux":  # it waits by epoll
             extensions.append(in_c("chunk_relay"))
         build(extensions, Path("lib"))

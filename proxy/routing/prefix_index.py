@@ -40,7 +40,7 @@ _DRAIN_AT_LEAST: Final = 16
 def _hashed_in_c() -> Callable[[bytes | memoryview, int, int], list[int] | None] | None:
     """Return what hashes as `prefix_keys` does, or gives up; None where it was not compiled."""
     try:
-        from ..prompt_keys import hashed  # noqa: PLC0415
+        from .prompt_keys import hashed  # noqa: PLC0415
     except ImportError:
         return None
     return hashed

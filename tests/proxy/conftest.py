@@ -39,7 +39,7 @@ def top_level(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
 @pytest.fixture(scope="session")
 def prompt_keys(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     """What hashes prompts in C, likewise."""
-    return _compiled("prompt_keys", tmp_path_factory)
+    return _compiled("routing.prompt_keys", tmp_path_factory)
 
 
 def _compiled(name: str, folders: pytest.TempPathFactory) -> ModuleType:

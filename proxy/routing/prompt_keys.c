@@ -1,4 +1,4 @@
-/* Hashes a prompt chunk by chunk, as `routing/prefix_index.py` has the package xxhash do, in a third of the time:
+/* Hashes a prompt chunk by chunk, as `prefix_index.py` has the package xxhash do, in a third of the time:
  * no chunk is copied, and none is an object. The hash is XXH3 with 64 bits for more than 240 bytes, of which each
  * chunk's is the next one's seed. Processors without AVX2, and short chunks, are left to the package.
  */
@@ -140,7 +140,7 @@ static PyMethodDef methods[] = {
 
 static struct PyModuleDef module = {
     PyModuleDef_HEAD_INIT,
-    .m_name = "baton.proxy.prompt_keys",
+    .m_name = "baton.proxy.routing.prompt_keys",
     .m_doc = "Hashes prompts chunk by chunk.",
     .m_size = -1,
     .m_methods = methods,
