@@ -19,7 +19,9 @@ struct Order {
     std::vector<int64_t> pairs, places;
     std::vector<Run> runs;
 
-    Order(const int64_t *ids, int64_t first_id, int64_t count, int64_t experts, int64_t most) : pairs(count), places(count, -1) {
+    // Runs of at most `most` pairs.
+    Order(const int64_t *ids, int64_t first_id, int64_t count, int64_t experts, int64_t most)
+        : pairs(count), places(count, -1) {
         std::vector<int64_t> starts(experts + 1);
         for (int64_t pair = 0; pair < count; pair++) {
             const int64_t expert = ids[pair] - first_id;
