@@ -7,6 +7,7 @@ writes a list of `Sample`, both JSON. In every round each workload's prompts are
 servers; who goes first changes from round to round.
 """
 
+import contextlib
 import random
 import signal
 import sys
@@ -17,7 +18,10 @@ import uvloop
 
 from ..prompts import draw_token_ids
 from .servers import signal_tree
-from .workload import Speed, Workload, run_workload
+from .workload import HeldUpError, Speed, Workload, run_workload
+
+TRIES = 3
+"""For one workload's turns of a round"""
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,12 +69,21 @@ async def measure(plan: Plan) -> list[Sample]:
     try:
         for number in range(-1, plan.rounds):
             for workload in plan.workloads:
-                found = await _turns(plan, workload, rng, number)
+                found = await _undisturbed(plan, workload, rng, number)
                 samples += found if number >= 0 else []
     finally:
         for target in plan.targets:
             signal_tree(target.pid, signal.SIGCONT)
     return samples
+
+
+async def _undisturbed(plan: Plan, workload: Workload, rng: random.Random, number: int) -> list[Sample]:
+    """Let all take turns; anew, with other prompts, when this process was held up. Raises `HeldUpError`."""
+    for _ in range(TRIES - 1):
+        with contextlib.suppress(HeldUpError):
+            return await _turns(plan, workload, rng, number)
+        print(f"  {number} {workload.name} | held up: once more", flush=True)
+    return await _turns(plan, workload, rng, number)
 
 
 async def _turns(plan: Plan, workload: Workload, rng: random.Random, number: int) -> list[Sample]:

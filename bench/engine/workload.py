@@ -74,8 +74,15 @@ class RequestError(RuntimeError):
     """A server did not answer as it must."""
 
 
+class HeldUpError(RuntimeError):
+    """This process had no processor while the answers came: all of their tokens were read at once."""
+
+
 async def run_workload(url: str, workload: Workload, prompts: list[list[int]]) -> Speed:
-    """Send the prompts. Raises `RequestError`, `RecordingError` when a stream does not end as it must."""
+    """Send the prompts.
+
+    Raises `RequestError`, `RecordingError` when a stream does not end as it must, `HeldUpError`.
+    """
     if workload.at_once:
         async with asyncio.TaskGroup() as tasks:
             sent = [
@@ -121,6 +128,8 @@ def _speed(workload: Workload, answers: list[Answer]) -> Speed:
     if workload.is_prefill:
         rate = together = statistics.median(workload.prompt_tokens / wait for wait in waits)
     else:
+        if max(lasts) == min(firsts):
+            raise HeldUpError("all tokens were read at once")
         rate = statistics.median(answer.tokens_per_s or 0.0 for answer in answers)
         together = len(answers) * (workload.output_tokens - 1) / (max(lasts) - min(firsts))
     return Speed(
